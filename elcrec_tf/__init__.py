@@ -1,0 +1,37 @@
+"""Sequential recommendation with end-to-end learned user intents (ELCRec) for TensorFlow and Keras.
+
+Importing the package loads no TensorFlow: the public names are resolved on first use.
+"""
+
+import importlib
+import sys
+
+__version__ = "0.1.0"
+
+if not (3, 11) <= sys.version_info[:2] <= (3, 13):
+    raise ImportError(
+        f"elcrec_tf needs Python 3.11, 3.12 or 3.13, this is Python {sys.version_info[0]}.{sys.version_info[1]}; "
+        "make the environment with one of those, for example: python3.12 -m venv .venv"
+    )
+
+_PUBLIC = {
+    "Catalog": "elcrec_tf.data.catalog",
+    "Config": "elcrec_tf.config",
+    "ELCRec": "elcrec_tf.model",
+    "Recommender": "elcrec_tf.serving.recommender",
+    "Sequences": "elcrec_tf.data.sequences",
+    "UserError": "elcrec_tf.errors",
+    "load_dataset": "elcrec_tf.data.datasets",
+    "train": "elcrec_tf.training",
+}
+__all__ = [*_PUBLIC, "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'elcrec_tf' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

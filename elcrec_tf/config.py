@@ -1,0 +1,374 @@
+"""The configuration: frozen dataclasses, one group a topic, checked when made, with a JSON round trip and presets.
+
+No TensorFlow is imported here. Every field states its default once, and carries its help text and its bounds, from which the
+command line and the checks are made. A value is decided in one place: default < preset < file < flag (`resolve`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import operator
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from elcrec_tf.errors import UserError
+
+
+def _field(
+    default: Any,
+    help: str,  # noqa: A002 - the word that argparse uses
+    *,
+    choices: tuple[str, ...] | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """A dataclass field with its help text, its `choices` and its bounds (`low`, `high` inclusive; `above`, `below` exclusive)."""
+    return dataclasses.field(
+        default=default,
+        metadata={"help": help, "choices": choices, "low": low, "high": high, "above": above, "below": below},
+    )
+
+
+def field_types(hint: Any) -> tuple[type, ...]:
+    """The plain types a field's annotation admits: `int | None` gives `(int, NoneType)`, `tuple[str, ...]` gives `(tuple,)`."""
+    if isinstance(hint, types.UnionType):
+        return tuple(kind for part in typing.get_args(hint) for kind in field_types(part))
+    return (typing.get_origin(hint) or hint,)
+
+
+_BOUNDS: tuple[tuple[str, str, Callable[[float, float], bool]], ...] = (
+    ("low", "at least", operator.ge),
+    ("high", "at most", operator.le),
+    ("above", "above", operator.gt),
+    ("below", "below", operator.lt),
+)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Base of the groups: checks types, choices and bounds of every field, and raises `UserError` for the first that is off."""
+
+    GROUP: typing.ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            self._check_field(field, field_types(hints[field.name]))
+
+    def _check_field(self, field: dataclasses.Field[Any], kinds: tuple[type, ...]) -> None:
+        name, meta, value = f"{self.GROUP}.{field.name}", field.metadata, getattr(self, field.name)
+        if float in kinds and type(value) is int:  # JSON and people write 1 for 1.0
+            value = float(value)
+        if isinstance(value, list):
+            value = tuple(value)
+        object.__setattr__(self, field.name, value)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
+            raise UserError(f"{name} should be of type {names}. Received: {value!r}")
+        if meta["choices"] is not None:
+            if value == ():
+                raise UserError(f"{name} should name at least one of {', '.join(meta['choices'])}.")
+            for one in value if isinstance(value, tuple) else (value,):
+                if one not in meta["choices"]:
+                    raise UserError(f"{name} should be one of {', '.join(meta['choices'])}. Received: {one!r}")
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            for key, words, holds in _BOUNDS:
+                if meta[key] is not None and not holds(value, meta[key]):  # NaN fails every comparison, so it is refused
+                    raise UserError(f"{name} should be {words} {meta[key]}. Received: {value!r}")
+
+
+@dataclass(frozen=True)
+class DataConfig(Group):
+    """Where the interactions come from and how a log is read."""
+
+    GROUP: typing.ClassVar[str] = "data"
+
+    dataset: str = _field(
+        "simulated",
+        "data set: simulated, beauty, sports, toys, yelp, movielens-100k, movielens-1m, or the path of a file: "
+        "'user item item ...' text, or a log in CSV, Parquet or JSONL",
+    )
+    data_dir: str | None = _field(None, "folder to look for named data sets in, and to download them to (default: ~/.cache/elcrec_tf)")
+    format: str = _field(
+        "auto", "format of the file; auto goes by its ending (.txt is sequences)", choices=("auto", "sequences", "csv", "parquet", "jsonl")
+    )
+    user_column: str = _field("user", "name of a log's user column")
+    item_column: str = _field("item", "name of a log's item column")
+    time_column: str = _field("timestamp", "name of a log's time column: numbers, or ISO 8601 dates")
+    filter_column: str | None = _field(None, "keep only the rows of a log whose value in this column passes --min-value or --keep-values")
+    min_value: float | None = _field(None, "smallest value kept of the filter column (a rating, say)")
+    keep_values: tuple[str, ...] | None = _field(None, "values kept of the filter column (event types, say)")
+    k_core: int = _field(
+        5, "drop users and items with fewer events than this, again and again until none is left to drop; 1 keeps all", low=1
+    )
+    item_metadata: str | None = _field(None, "file (CSV, Parquet or JSONL) with the columns id and title, shown wherever items are shown")
+
+
+@dataclass(frozen=True)
+class SimulatorConfig(Group):
+    """The embedded data set: simulated users with planted intents."""
+
+    GROUP: typing.ClassVar[str] = "simulator"
+
+    sim_users: int = _field(4000, "simulated users", low=1)
+    sim_items: int = _field(1000, "simulated items", low=10)
+    sim_intents: int = _field(32, "planted intents", low=1)
+    sim_events: float = _field(16.0, "mean number of events a user", low=5)
+    sim_switch: float = _field(0.1, "probability that a user's intent switches from one event to the next", low=0, high=1)
+    sim_noise: float = _field(0.1, "share of events that follow no intent", low=0, high=1)
+    sim_shared: float = _field(0.25, "share of items that belong to two intents", low=0, high=1)
+    sim_zipf: float = _field(1.0, "Zipf exponent of the items' popularity within an intent", low=0)
+    sim_drift: float = _field(
+        0.0, "share of each intent's items that change from the beginning to the end of the simulated time", low=0, high=1
+    )
+    sim_seed: int = _field(0, "seed of the simulator (not of training)", low=0)
+
+
+@dataclass(frozen=True)
+class ModelConfig(Group):
+    """The network."""
+
+    GROUP: typing.ClassVar[str] = "model"
+
+    max_length: int = _field(50, "latest items of a history that the encoder sees", low=1)
+    hidden_size: int = _field(64, "size of item embeddings and hidden states", low=1)
+    num_layers: int = _field(2, "self-attention blocks", low=1)
+    num_heads: int = _field(2, "attention heads", low=1)
+    dropout: float = _field(0.5, "dropout rate, everywhere", low=0, below=1)
+    score: str = _field("cosine", "how a state scores an item", choices=("dot", "cosine"))
+    score_temperature: float = _field(0.1, "start of the cosine score's learnable temperature", above=0)
+    num_clusters: int = _field(256, "latent intents (cluster centres)", low=2)
+    centers_start: str = _field(
+        "random", "start of the centres: random unit vectors, or k-means on the untrained encoder's outputs", choices=("random", "kmeans")
+    )
+    intent_pooling: str = _field("mean", "state that stands for a history when its intent is chosen", choices=("mean", "last"))
+    fusion: str = _field("shift", "how a state is fused with its nearest intent", choices=("shift", "concat"))
+
+
+@dataclass(frozen=True)
+class LossConfig(Group):
+    """The training objective: next item + contrastive terms + ELCM."""
+
+    GROUP: typing.ClassVar[str] = "loss"
+
+    examples: str = _field(
+        "positions",
+        "train on every position of a sequence at once (fast), or on every prefix as its own example",
+        choices=("positions", "prefixes"),
+    )
+    next_item: str = _field(
+        "softmax",
+        "next-item loss: full softmax, sampled softmax with logQ correction (large catalogues), or the paper's BCE with one negative",
+        choices=("softmax", "sampled_softmax", "bce"),
+    )
+    num_negatives: int = _field(1024, "negatives of the sampled softmax, shared by a batch", low=1)
+    sequence_weight: float = _field(0.1, "weight of the sequence contrastive loss", low=0)
+    intent_weight: float = _field(0.1, "weight of the intent contrastive loss", low=0)
+    cluster_weight: float = _field(0.1, "weight of the ELCM loss (the paper's alpha)", low=0)
+    cluster_form: str = _field(
+        "assign", "form of the ELCM loss: Eq. 3 of the paper, or one that pulls each history to its own intent", choices=("paper", "assign")
+    )
+    temperature: float = _field(0.2, "temperature of the contrastive losses", above=0)
+    similarity: str = _field("cosine", "similarity in the contrastive losses", choices=("dot", "cosine"))
+    sequence_pooling: str = _field(
+        "mean",
+        "what the sequence contrastive loss compares: the masked mean of the fused states, or all of them side by side",
+        choices=("mean", "flatten"),
+    )
+    mask_same_intent: bool = _field(False, "leave users of the same intent out of the contrastive losses' negatives")
+    official_padding: bool = _field(
+        False, "let padding positions enter pooled states, as the official code does (fixes the length of a batch to max_length)"
+    )
+
+
+@dataclass(frozen=True)
+class ScheduleConfig(Group):
+    """How the contrastive weights and temperature move while training, and the care of the centres."""
+
+    GROUP: typing.ClassVar[str] = "schedule"
+
+    contrastive_warmup: int = _field(0, "epochs over which the contrastive weights rise from 0", low=0)
+    contrastive_schedule: str = _field(
+        "constant", "course of the contrastive weights after the warm-up", choices=("constant", "linear", "cosine")
+    )
+    contrastive_final: float = _field(1.0, "share of the contrastive weights that a linear or cosine schedule ends with", low=0)
+    final_temperature: float | None = _field(None, "contrastive temperature that the last epoch ends with (default: unchanged)", above=0)
+    revive_below: float = _field(
+        0.0, "revive a centre whose share of users is below this fraction of an equal share; 0 never does", low=0, below=1
+    )
+
+
+@dataclass(frozen=True)
+class AugmentConfig(Group):
+    """The two augmented views of the contrastive losses."""
+
+    GROUP: typing.ClassVar[str] = "augment"
+
+    augmentations: tuple[str, ...] = _field(
+        ("crop", "mask", "reorder"), "augmentations; a view draws one of them", choices=("crop", "mask", "reorder")
+    )
+    crop_ratio: float = _field(0.6, "share of a history that a crop keeps", above=0, high=1)
+    mask_ratio: float = _field(0.3, "share of a history's items that a mask hides", low=0, below=1)
+    reorder_ratio: float = _field(0.6, "share of a history that a reorder shuffles", low=0, high=1)
+
+
+@dataclass(frozen=True)
+class TrainConfig(Group):
+    """The optimisation."""
+
+    GROUP: typing.ClassVar[str] = "train"
+
+    epochs: int = _field(30, "most epochs", low=0)
+    batch_size: int = _field(256, "examples a batch", low=2)
+    learning_rate: float = _field(1e-3, "Adam's learning rate", above=0)
+    patience: int = _field(5, "epochs without a better validation metric before training stops", low=1)
+    monitor: str = _field(
+        "NDCG@20", "validation metric that picks the best epoch", choices=("HR@5", "HR@10", "HR@20", "NDCG@5", "NDCG@10", "NDCG@20", "MRR")
+    )
+    seed: int = _field(0, "seed of weights, shuffling, augmentation and dropout", low=0)
+    mixed_precision: bool = _field(False, "compute in bfloat16, keep weights in float32")
+    xla: str = _field("auto", "compile the training step with XLA", choices=("auto", "on", "off"))
+    eval_batch_size: int = _field(256, "users a batch when ranking", low=1)
+    snapshot_epochs: tuple[int, ...] | None = _field(None, "epochs after which user embeddings and intents are written to the run folder")
+    snapshot_users: int = _field(5000, "users sampled for a snapshot", low=1)
+
+
+GROUPS: tuple[type[Group], ...] = (
+    DataConfig,
+    SimulatorConfig,
+    ModelConfig,
+    LossConfig,
+    ScheduleConfig,
+    AugmentConfig,
+    TrainConfig,
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All groups together. `preset` names the preset that the values started from (information only)."""
+
+    preset: str = "default"
+    data: DataConfig = DataConfig()
+    simulator: SimulatorConfig = SimulatorConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    augment: AugmentConfig = AugmentConfig()
+    train: TrainConfig = TrainConfig()
+
+    def __post_init__(self) -> None:
+        if self.model.hidden_size % self.model.num_heads:
+            raise UserError(
+                f"model.hidden_size should be a multiple of model.num_heads. Received: {self.model.hidden_size} and {self.model.num_heads}"
+            )
+        if self.loss.sequence_pooling == "flatten" and not self.loss.official_padding:
+            raise UserError('loss.sequence_pooling "flatten" compares all positions, padding included: it needs loss.official_padding true')
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, ready for JSON; `from_dict` reads them back."""
+        return dataclasses.asdict(self)
+
+    def replace(self, **fields: Any) -> Config:
+        """A copy with some fields changed, named without their group: `config.replace(epochs=3, num_clusters=8)`."""
+        return _updated(self, {key: value for key, value in fields.items()}, "argument")
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any], *, base: Config | None = None, where: str = "config") -> Config:
+        """Overlay nested `values` on `base` (default: `Config()`). Unknown groups and keys raise `UserError`."""
+        flat: dict[str, Any] = {}
+        groups = {kind.GROUP: kind for kind in GROUPS}
+        for key, group_values in values.items():
+            if key == "preset":
+                continue
+            if key not in groups:
+                raise UserError(f"{where}: unknown group {key!r}{_closest(key, groups)}")
+            if not isinstance(group_values, Mapping):
+                raise UserError(f"{where}: {key!r} should be an object of fields. Received: {group_values!r}")
+            names = {field.name for field in dataclasses.fields(groups[key])}
+            for name, value in group_values.items():
+                if name not in names:
+                    raise UserError(f"{where}: unknown field {name!r} in {key!r}{_closest(name, names)}")
+                flat[name] = value
+        return _updated(base or Config(), flat, where)
+
+
+def _closest(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
+
+
+def _updated(config: Config, fields: Mapping[str, Any], where: str) -> Config:
+    """`config` with `fields` (named without their group) replaced; every group checks itself again."""
+    owner = {field.name: kind.GROUP for kind in GROUPS for field in dataclasses.fields(kind)}
+    changes: dict[str, dict[str, Any]] = {}
+    for name, value in fields.items():
+        if name not in owner:
+            raise UserError(f"{where}: unknown field {name!r}{_closest(name, owner)}")
+        changes.setdefault(owner[name], {})[name] = value
+    groups = {group: dataclasses.replace(getattr(config, group), **values) for group, values in changes.items()}
+    return dataclasses.replace(config, **groups)
+
+
+_PAPER: dict[str, Any] = {
+    # The published code's settings. It has no cosine, sees padding as positions, and compares flattened states.
+    "score": "dot",
+    "next_item": "bce",
+    "centers_start": "kmeans",
+    "cluster_form": "paper",
+    "temperature": 1.0,
+    "similarity": "dot",
+    "sequence_pooling": "flatten",
+    "official_padding": True,
+    "crop_ratio": 0.2,
+    "mask_ratio": 0.7,
+    "reorder_ratio": 0.2,
+    "epochs": 300,
+    "patience": 40,
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper-beauty": {**_PAPER, "num_clusters": 256, "cluster_weight": 10.0, "fusion": "shift", "num_layers": 1},
+    "paper-sports": {**_PAPER, "num_clusters": 512, "cluster_weight": 1.0, "fusion": "concat", "num_layers": 2},
+    "paper-toys": {**_PAPER, "num_clusters": 512, "cluster_weight": 1.0, "fusion": "concat", "num_layers": 3},
+    "paper-yelp": {**_PAPER, "num_clusters": 256, "cluster_weight": 0.1, "fusion": "concat", "num_layers": 2},
+}
+"""Presets by name: the fields in which each differs from the defaults."""
+
+
+def resolve(preset: str | None = None, file: str | Path | None = None, flags: Mapping[str, Any] | None = None) -> Config:
+    """The configuration of a run: default < preset < file < flag.
+
+    Args:
+        preset: a name in `PRESETS`; None takes the file's, else `default`.
+        file: a JSON file as `Config.to_dict` writes it; it may leave out groups and fields.
+        flags: fields by name (no group) that win over everything.
+
+    Raises:
+        UserError: for an unknown preset, an unreadable file, unknown keys, or values out of bounds.
+    """
+    values: dict[str, Any] = {}
+    if file is not None:
+        try:
+            values = json.loads(Path(file).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read ({error.strerror}); --config takes a JSON file") from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{file}: is not valid JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise UserError(f"{file}: should hold a JSON object of groups, as a run's config.json does")
+    name = preset or values.get("preset") or "default"
+    if name not in PRESETS:
+        raise UserError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
+    config = dataclasses.replace(_updated(Config(), PRESETS[name], "preset"), preset=name)
+    config = Config.from_dict(values, base=config, where=str(file))
+    return _updated(config, flags or {}, "flag")

@@ -1,0 +1,60 @@
+"""Users' histories in memory: every event in one flat array, one slice a user."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from elcrec_tf.data.catalog import Catalog
+
+
+@dataclass(frozen=True, eq=False)
+class Sequences:
+    """Chronological item sequences of all users.
+
+    User `u` has the events `items[offsets[u]:offsets[u + 1]]`, oldest first.
+
+    Attributes:
+        name: short name of the data set, used for folders and tables.
+        user_ids: `[users]` raw user ids (str objects).
+        items: `[events]` int32 catalogue indices, 1 to `catalog.num_items` (0 is padding and never occurs).
+        offsets: `[users + 1]` int64.
+        catalog: raw item ids and their indices.
+        timestamps: `[events]` time of each event in the log's own unit, or None where the source has no times.
+        intents: `[events]` int32 planted intent of each event (simulated data only), or None.
+        dropped: what was left out on purpose when the data was read, reason -> rows.
+    """
+
+    name: str
+    user_ids: np.ndarray
+    items: np.ndarray
+    offsets: np.ndarray
+    catalog: Catalog
+    timestamps: np.ndarray | None = None
+    intents: np.ndarray | None = None
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def num_users(self) -> int:
+        return len(self.user_ids)
+
+    @property
+    def num_events(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, user: int) -> np.ndarray:
+        """Item indices of one user, oldest first."""
+        return self.items[self.offsets[user] : self.offsets[user + 1]]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over users, items and their order: equal data sets have equal fingerprints."""
+        digest = hashlib.sha256()
+        for ids in (self.user_ids, self.catalog.ids):
+            digest.update("\0".join(ids).encode())
+        digest.update(np.ascontiguousarray(self.items, "<i4").tobytes())
+        digest.update(np.ascontiguousarray(self.offsets, "<i8").tobytes())
+        return digest.hexdigest()
