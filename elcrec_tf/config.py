@@ -119,13 +119,13 @@ class SimulatorConfig(Group):
     GROUP: typing.ClassVar[str] = "simulator"
 
     sim_users: int = _field(4000, "simulated users", low=1)
-    sim_items: int = _field(1000, "simulated items", low=10)
+    sim_items: int = _field(1000, "simulated items; at least two an intent", low=10)
     sim_intents: int = _field(32, "planted intents", low=1)
-    sim_events: float = _field(16.0, "mean number of events a user", low=5)
-    sim_switch: float = _field(0.1, "probability that a user's intent switches from one event to the next", low=0, high=1)
-    sim_noise: float = _field(0.1, "share of events that follow no intent", low=0, high=1)
+    sim_events: float = _field(16.0, "mean number of events a user (at least 5 each); at most half of the items", low=5)
+    sim_switch: float = _field(0.1, "probability that a user's intent switches to another one from one event to the next", low=0, high=1)
+    sim_noise: float = _field(0.12, "share of events that follow no intent", low=0, high=1)
     sim_shared: float = _field(0.25, "share of items that belong to two intents", low=0, high=1)
-    sim_zipf: float = _field(1.0, "Zipf exponent of the items' popularity within an intent", low=0)
+    sim_zipf: float = _field(1.0, "Zipf exponent of the items' popularity within an intent", low=0, high=3)
     sim_drift: float = _field(
         0.0, "share of each intent's items that change from the beginning to the end of the simulated time", low=0, high=1
     )
@@ -233,11 +233,13 @@ class TrainConfig(Group):
     monitor: str = _field(
         "NDCG@20", "validation metric that picks the best epoch", choices=("HR@5", "HR@10", "HR@20", "NDCG@5", "NDCG@10", "NDCG@20", "MRR")
     )
+    buckets: int = _field(4, "length buckets: more waste less on padding and take longer to compile", low=1)
     seed: int = _field(0, "seed of weights, shuffling, augmentation and dropout", low=0)
     mixed_precision: bool = _field(False, "compute in bfloat16, keep weights in float32")
     xla: str = _field("auto", "compile the training step with XLA", choices=("auto", "on", "off"))
     eval_batch_size: int = _field(256, "users a batch when ranking", low=1)
     snapshot_epochs: tuple[int, ...] | None = _field(None, "epochs after which user embeddings and intents are written to the run folder")
+    recovery: bool = _field(True, "on simulated data, train two more models to compare how well the planted intents are recovered")
     snapshot_users: int = _field(5000, "users sampled for a snapshot", low=1)
 
 
@@ -280,6 +282,10 @@ class Config:
     def replace(self, **fields: Any) -> Config:
         """A copy with some fields changed, named without their group: `config.replace(epochs=3, num_clusters=8)`."""
         return _updated(self, {key: value for key, value in fields.items()}, "argument")
+
+    def with_preset(self, name: str) -> Config:
+        """A copy that names another preset as the one its values started from; the values stay."""
+        return dataclasses.replace(self, preset=name)
 
     @staticmethod
     def from_dict(values: Mapping[str, Any], *, base: Config | None = None, where: str = "config") -> Config:
@@ -337,6 +343,8 @@ _PAPER: dict[str, Any] = {
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
+    # The embedded data set has 32 planted intents.
+    "simulated": {"num_clusters": 32},
     "paper-beauty": {**_PAPER, "num_clusters": 256, "cluster_weight": 10.0, "fusion": "shift", "num_layers": 1},
     "paper-sports": {**_PAPER, "num_clusters": 512, "cluster_weight": 1.0, "fusion": "concat", "num_layers": 2},
     "paper-toys": {**_PAPER, "num_clusters": 512, "cluster_weight": 1.0, "fusion": "concat", "num_layers": 3},
@@ -349,7 +357,7 @@ def resolve(preset: str | None = None, file: str | Path | None = None, flags: Ma
     """The configuration of a run: default < preset < file < flag.
 
     Args:
-        preset: a name in `PRESETS`; None takes the file's, else `default`.
+        preset: a name in `PRESETS`; None takes the file's, else `simulated` for the embedded data set and `default` for others.
         file: a JSON file as `Config.to_dict` writes it; it may leave out groups and fields.
         flags: fields by name (no group) that win over everything.
 
@@ -366,9 +374,11 @@ def resolve(preset: str | None = None, file: str | Path | None = None, flags: Ma
             raise UserError(f"{file}: is not valid JSON: {error}") from None
         if not isinstance(values, dict):
             raise UserError(f"{file}: should hold a JSON object of groups, as a run's config.json does")
-    name = preset or values.get("preset") or "default"
+    data = values.get("data", {})
+    dataset = (flags or {}).get("dataset") or (data.get("dataset") if isinstance(data, dict) else None) or DataConfig().dataset
+    name = preset or values.get("preset") or ("simulated" if dataset == "simulated" else "default")
     if name not in PRESETS:
         raise UserError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
-    config = dataclasses.replace(_updated(Config(), PRESETS[name], "preset"), preset=name)
+    config = _updated(Config(), PRESETS[name], "preset").with_preset(name)
     config = Config.from_dict(values, base=config, where=str(file))
     return _updated(config, flags or {}, "flag")

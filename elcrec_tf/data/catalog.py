@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from elcrec_tf.errors import UserError
 from elcrec_tf.files import atomic_path
+from elcrec_tf.padding import PADDING
 
-PADDING = 0
 
 
 class Catalog:

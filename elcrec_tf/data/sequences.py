@@ -9,6 +9,8 @@ from functools import cached_property
 import numpy as np
 
 from elcrec_tf.data.catalog import Catalog
+from elcrec_tf.errors import UserError
+from elcrec_tf.padding import PADDING
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +50,35 @@ class Sequences:
     def __getitem__(self, user: int) -> np.ndarray:
         """Item indices of one user, oldest first."""
         return self.items[self.offsets[user] : self.offsets[user + 1]]
+
+    def with_catalog(self, catalog: Catalog) -> Sequences:
+        """The same users over another catalogue, such as the one that a model was trained with.
+
+        Events of items that it does not hold are left out, then users with fewer than 3 events; both are counted in `dropped`.
+
+        Raises:
+            UserError: when nothing is left.
+        """
+        translation = np.concatenate([[PADDING], catalog.index(self.catalog.ids)]).astype(np.int32)
+        items = translation[self.items]
+        known = items != PADDING
+        user = np.repeat(np.arange(self.num_users), np.diff(self.offsets))
+        kept = np.bincount(user[known], minlength=self.num_users) >= 3
+        if not kept.any():
+            raise UserError(f"data set {self.name!r}: no user has 3 events with items of the model's catalogue")
+        events = known & kept[user]
+        counts = np.bincount(user[events], minlength=self.num_users)[kept]
+        dropped = {"events of items unknown to the model": int(np.sum(~known)), "users with fewer than 3 events": int(np.sum(~kept))}
+        return Sequences(
+            self.name,
+            self.user_ids[kept],
+            items[events],
+            np.concatenate([[0], np.cumsum(counts)]),
+            catalog,
+            None if self.timestamps is None else self.timestamps[events],
+            None if self.intents is None else self.intents[events],
+            self.dropped | {reason: rows for reason, rows in dropped.items() if rows},
+        )
 
     @cached_property
     def fingerprint(self) -> str:

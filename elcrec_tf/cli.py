@@ -1,0 +1,117 @@
+"""What all entry points share: parsers made from the config, one-line errors, quiet TensorFlow. Imports no TensorFlow."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from elcrec_tf import __version__
+from elcrec_tf.config import GROUPS, Group, field_types
+from elcrec_tf.errors import UserError
+
+_TITLES = {
+    "data": "data",
+    "simulator": "simulated data (--dataset simulated)",
+    "model": "model",
+    "loss": "training objective",
+    "schedule": "schedule of the contrastive losses",
+    "augment": "augmented views",
+    "train": "training",
+}
+
+
+def make_parser(module: str, description: str) -> argparse.ArgumentParser:
+    """A parser for `python -m elcrec_tf.<module>`."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m elcrec_tf.{module}", description=description, formatter_class=_Formatter, allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"elcrec_tf {__version__}")
+    return parser
+
+
+class _Formatter(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34, width=min(120, int(os.environ.get("COLUMNS", 120))))
+
+
+def add_config_flags(parser: argparse.ArgumentParser, groups: Sequence[type[Group]] = GROUPS) -> None:
+    """One flag for every field, grouped. A flag that is not given leaves no attribute, so presets and files show through."""
+    for kind in groups:
+        section = parser.add_argument_group(_TITLES[kind.GROUP])
+        hints = typing.get_type_hints(kind)
+        for field in dataclasses.fields(kind):
+            _add_flag(section, field, hints[field.name])
+
+
+def _add_flag(section: Any, field: dataclasses.Field[Any], hint: Any) -> None:
+    name, meta = "--" + field.name.replace("_", "-"), field.metadata
+    default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+    text = meta["help"].replace("%", "%%")
+    text += "" if field.default is None else f" (default: {default})"
+    options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text}
+    kinds = field_types(hint)
+    if bool in kinds:
+        section.add_argument(name, action=argparse.BooleanOptionalAction, **options)
+    elif tuple in kinds:
+        element = typing.get_args(next(part for part in (hint, *typing.get_args(hint)) if typing.get_origin(part) is tuple))[0]
+        section.add_argument(name, nargs="+", type=element, choices=meta["choices"], metavar=_metavar(meta, element), **options)
+    else:
+        element = next(kind for kind in kinds if kind is not type(None))
+        section.add_argument(name, type=element, choices=meta["choices"], metavar=_metavar(meta, element), **options)
+
+
+def _metavar(meta: Any, element: type) -> str | None:
+    return None if meta["choices"] else {int: "N", float: "X", str: "TEXT"}[element]
+
+
+def config_flags(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The config fields that were given as flags."""
+    names = {field.name for kind in GROUPS for field in dataclasses.fields(kind)}
+    return {name: value for name, value in vars(arguments).items() if name in names}
+
+
+def run(main: Callable[[list[str]], int | None]) -> typing.NoReturn:
+    """Run an entry point and exit: 0 when it worked, 1 with one line for a user's error, 2 for wrong flags, 130 for Ctrl-C."""
+    try:
+        sys.exit(main(sys.argv[1:]) or 0)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output (head, less) is gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def import_tensorflow() -> None:
+    """Import TensorFlow without its start-up messages. Entry points call this after parsing, before anything that needs it."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        with _silent_stderr():
+            import tensorflow as tf
+    except ImportError as error:
+        raise UserError(f"TensorFlow cannot be imported ({error}); pip install -r requirements.txt") from None
+    tf.get_logger().setLevel("ERROR")
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Some messages of TensorFlow's C++ code come before its log level is read: only the file descriptor stops them."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(null)
+        os.close(saved)

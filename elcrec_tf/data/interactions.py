@@ -1,0 +1,99 @@
+"""Reads logs, one interaction a row, in CSV, Parquet or JSON Lines; and files of item titles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from elcrec_tf.config import DataConfig
+from elcrec_tf.data.columns import at_least, one_of, required_text, text_column, time_column, value_text
+from elcrec_tf.data.events import Events, to_sequences
+from elcrec_tf.data.sequences import Sequences
+from elcrec_tf.data.tables import Table, file_format, read_table
+from elcrec_tf.errors import UserError
+
+
+def read_log(path: Path, format: str, config: DataConfig, name: str) -> Sequences:  # noqa: A002 - as the flag is called
+    """Read a log file into chronological sequences: see `log_sequences`.
+
+    Args:
+        path: a file, or a folder of Parquet files.
+        format: csv, parquet or jsonl.
+        config: column names, filter and k-core.
+        name: the name of the result.
+
+    Raises:
+        UserError: naming file, line or column and the remedy, for any fault of the file.
+    """
+    flags = {config.user_column: "--user-column", config.item_column: "--item-column", config.time_column: "--time-column"}
+    if len(flags) < 3:
+        raise UserError(f"--user-column, --item-column and --time-column should name three columns. Received: {', '.join(flags)}")
+    if config.filter_column is not None:
+        flags.setdefault(config.filter_column, "--filter-column")
+    return log_sequences(read_table(path, format, flags), config, name)
+
+
+def log_sequences(table: Table, config: DataConfig, name: str) -> Sequences:
+    """Chronological sequences from a table with one interaction a row.
+
+    Rows are filtered first, so that rows filtered out may lack a user, item or time. Ids become text; rows of a user are sorted by time,
+    ties staying in the order of the file. A repeated interaction counts as often as it occurs. Items and users are numbered in the order
+    in which the filtered rows name them.
+
+    Raises:
+        UserError: for filter options that do not fit, a missing user, item or time, times that cannot be read, and when nothing is left.
+    """
+    table, dropped = _filtered(table, config)
+    users, user_ids = _encode(required_text(table, config.user_column))
+    items, item_ids = _encode(required_text(table, config.item_column))
+    times = time_column(table, config.time_column)
+    order = np.lexsort((times, users))  # stable
+    events = Events(table.source, users[order], items[order], user_ids, item_ids, times[order], dropped)
+    return to_sequences(events, name, config.k_core)
+
+
+def read_titles(path: Path) -> dict[str, str]:
+    """Read a file of item metadata: the columns id and title of a CSV, Parquet or JSON Lines file.
+
+    Items without a title are left out; of two titles for one id the later one counts.
+
+    Raises:
+        UserError: for any fault of the file, a missing id among them.
+    """
+    format = file_format(path)  # noqa: A001 - as the flag is called
+    if format == "sequences":
+        raise UserError(f"{path}: item metadata should be CSV, Parquet or JSON Lines with the columns id and title")
+    table = read_table(path, format, {"id": "the header 'id'", "title": "the header 'title'"})
+    pairs = zip(required_text(table, "id").to_pylist(), text_column(table, "title").to_pylist(), strict=True)
+    return {raw: title for raw, title in pairs if title is not None}
+
+
+def _filtered(table: Table, config: DataConfig) -> tuple[Table, dict[str, int]]:
+    """The rows that pass the filter, and the count of those that do not."""
+    column = config.filter_column
+    if column is None:
+        if config.min_value is not None or config.keep_values is not None:
+            raise UserError("--min-value and --keep-values need --filter-column, the column whose value they look at")
+        return table, {}
+    if config.min_value is None and config.keep_values is None:
+        raise UserError(f"--filter-column {column} needs --min-value (numbers) or --keep-values (any values)")
+    keep = np.ones(table.columns.num_rows, bool)
+    if config.min_value is not None:
+        keep &= at_least(table, column, config.min_value)
+    if config.keep_values is not None:
+        keep &= one_of(table, column, config.keep_values)
+    out = int(np.sum(~keep))
+    if out == len(keep):
+        values = ", ".join(repr(value) for value in value_text(table, column).unique().slice(0, 5).to_pylist())
+        raise UserError(
+            f"{table.source}: column {column!r} lets none of {out} rows pass --min-value and --keep-values; it holds {values} and so on"
+        )
+    return table.filter(keep), {f"filtered out by {column}": out} if out else {}
+
+
+def _encode(ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Codes from 0 in the order of first appearance, `[rows]` int32, and the distinct ids."""
+    encoded = ids.dictionary_encode().unify_dictionaries().combine_chunks()
+    return encoded.indices.to_numpy(), encoded.dictionary.to_numpy(zero_copy_only=False)

@@ -1,0 +1,62 @@
+"""`python -m elcrec_tf.evaluate`: leave-one-out metrics of a run. Wiring only."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+
+from elcrec_tf import cli
+from elcrec_tf.data.datasets import load_dataset
+from elcrec_tf.files import write_json
+from elcrec_tf.run_folder import RunFolder
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = cli.make_parser("evaluate", "Evaluate a run's best model on its own data set, or on another with the same items.")
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="run folder that elcrec_tf.train or import_official wrote")
+    parser.add_argument("--dataset", metavar="NAME|PATH", help="another data set; the result goes to metrics-<name>.json")
+    parser.add_argument("--data-dir", metavar="DIR", help="folder of named data sets (default: the run's)")
+    parser.add_argument("--json", action="store_true", help="print the metrics as JSON to standard output")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    arguments = make_parser().parse_args(argv)
+    folder = RunFolder(arguments.run_dir)
+    config = folder.config()
+    changes = {name: value for name in ("dataset", "data_dir") if (value := getattr(arguments, name)) is not None}
+    data = dataclasses.replace(config.data, **changes)
+    sequences = load_dataset(data, config.simulator)
+    catalog = folder.catalog()
+    if list(catalog.ids) != list(sequences.catalog.ids):
+        sequences = sequences.with_catalog(catalog)
+    cli.import_tensorflow()
+
+    from rich.console import Console
+
+    from elcrec_tf.progress import results_table
+    from elcrec_tf.results import evaluate_run
+
+    metrics = evaluate_run(folder.load_model(), sequences, config, folder)
+    own = "dataset" not in changes or changes["dataset"] == config.data.dataset
+    if own and folder.metrics_file.is_file():
+        # What only the training job measured stays.
+        before = json.loads(folder.metrics_file.read_text(encoding="utf-8"))
+        if "recovery" in before.get("intents", {}):
+            metrics["intents"]["recovery"] = before["intents"]["recovery"]
+    path = folder.metrics_file if own else folder.path / f"metrics-{sequences.name}.json"
+    write_json(path, metrics)
+    if arguments.json:
+        json.dump(metrics, sys.stdout, indent=2)
+        print()
+    else:
+        console = Console()
+        console.print(results_table(metrics))
+        console.print(f"written to {path}", highlight=False, soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,60 @@
+"""Leave-one-out evaluation: ranks of the held-out items over the whole catalogue, for the model and for popularity."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from elcrec_tf.data.pipeline import RankingData, ranking_batches
+from elcrec_tf.data.sequences import Sequences
+from elcrec_tf.model import ELCRec
+from elcrec_tf.ranking import exclude_items, ranking_metrics, target_ranks
+
+
+class Ranker(keras.Model):
+    """Scores a batch, excludes the whole history and ranks the target, on device (compiled once, by `predict`).
+
+    Call arguments:
+        inputs: dict of `history` (prepared), `exclude` (whole history) and `target`, as `ranking_batches` makes them.
+
+    Returns:
+        dict of `rank` `[batch]` and `intent` `[batch]` (the nearest centre), int32.
+    """
+
+    def __init__(self, model: ELCRec, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+
+    def call(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        outputs = self.model(inputs["history"], training=False)
+        scores = exclude_items(ops.cast(self.model.scores_of(outputs["user"]), "float32"), inputs["exclude"])
+        return {
+            "rank": target_ranks(scores, inputs["target"]),
+            "intent": ops.cast(ops.argmax(outputs["intents"], axis=-1), "int32"),
+        }
+
+    def rank(self, data: RankingData) -> dict[str, np.ndarray]:
+        """`rank` and `intent` of every user, in the order of the users."""
+        outputs = self.predict(data.dataset, verbose=0)
+        real = data.users >= 0
+        order = np.argsort(data.users[real])
+        return {name: values[real][order] for name, values in outputs.items()}
+
+
+def evaluate_model(model: ELCRec, sequences: Sequences, split: str, batch_size: int = 256) -> dict[str, float]:
+    """HR@K, NDCG@K and MRR of a split, `"validation"` or `"test"`."""
+    data = ranking_batches(sequences, split, batch_size, model.encoder.max_length)
+    return ranking_metrics(Ranker(model).rank(data)["rank"])
+
+
+def popularity_ranks(sequences: Sequences, split: str, batch_size: int = 1024) -> np.ndarray:
+    """Ranks when items are ordered by their number of events in the training part, `[users]`."""
+    counts = np.concatenate([[0], sequences.catalog.counts]).astype(np.float32)
+    data = ranking_batches(sequences, split, batch_size, max_length=1)
+    ranks = []
+    for batch in data.dataset:
+        scores = np.broadcast_to(counts, (batch_size, len(counts)))
+        ranks.append(ops.convert_to_numpy(target_ranks(exclude_items(scores, batch["exclude"].numpy()), batch["target"].numpy())))
+    real = data.users >= 0
+    return np.concatenate(ranks)[real][np.argsort(data.users[real])]

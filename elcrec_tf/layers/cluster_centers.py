@@ -1,0 +1,67 @@
+"""The latent intents."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from elcrec_tf.layers.vectors import unit
+
+
+@keras.saving.register_keras_serializable("elcrec_tf")
+class ClusterCenters(keras.layers.Layer):
+    """Latent intents as learnable cluster centres on the unit sphere (ELCRec, Section 3.3).
+
+    The centres start as random unit vectors and are projected back onto the sphere after every optimizer step, so the nearest
+    centre of any embedding, by distance or by angle, is the one with the largest dot product.
+
+    Args:
+        num_clusters: number of intents k.
+
+    Call arguments:
+        embeddings: `[..., size]`.
+
+    Returns:
+        Dot products with all centres, `[..., num_clusters]`; cosines where the embeddings are unit vectors.
+    """
+
+    def __init__(self, num_clusters: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if num_clusters < 2:
+            raise ValueError(f"`num_clusters` should be at least 2. Received: num_clusters={num_clusters}")
+        self.num_clusters = num_clusters
+
+    def build(self, embeddings_shape: tuple[int | None, ...]) -> None:
+        self.centers = self.add_weight(
+            name="centers",
+            shape=(self.num_clusters, embeddings_shape[-1]),
+            initializer=_random_unit_vectors,
+            constraint=keras.constraints.UnitNorm(axis=-1),
+        )
+
+    def call(self, embeddings: Any) -> Any:
+        return ops.matmul(embeddings, ops.transpose(ops.cast(self.centers, embeddings.dtype)))
+
+    def nearest(self, embeddings: Any) -> Any:
+        """The nearest centre of each embedding, `[..., size]`. Gradients reach the centres, not the choice."""
+        return self.take(ops.argmax(self(embeddings), axis=-1))
+
+    def take(self, index: Any) -> Any:
+        """Centres by index, `[..., size]`."""
+        return ops.cast(ops.take(self.centers, index, axis=0), self.compute_dtype)
+
+    def assign_centers(self, centers: np.ndarray) -> None:
+        """Set the centres from `[num_clusters, size]` vectors (k-means, a checkpoint); they are normalised."""
+        norm = np.linalg.norm(centers, axis=-1, keepdims=True)
+        self.centers.assign(centers / np.maximum(norm, 1e-12))
+
+    def compute_output_spec(self, embeddings: Any) -> keras.KerasTensor:
+        return keras.KerasTensor((*embeddings.shape[:-1], self.num_clusters), self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "num_clusters": self.num_clusters}
+
+
+def _random_unit_vectors(shape: tuple[int, ...], dtype: Any = None) -> Any:
+    return unit(keras.random.normal(shape, dtype=dtype))

@@ -1,0 +1,172 @@
+"""The loss terms, as pure functions of `keras.ops` in float32.
+
+Weights are 1 for what counts and 0 for padding; a mean with nothing to count is 0. `keys` is the item side of the score
+(`ItemEmbedding.keys()`), whose row 0 is padding and never a candidate.
+"""
+
+from typing import Any
+
+from keras import ops
+
+from elcrec_tf.layers.vectors import unit
+from elcrec_tf.masking import weighted_mean
+from elcrec_tf.padding import PADDING
+
+_EXCLUDED = -1e9
+
+
+def softmax_loss(queries: Any, targets: Any, keys: Any) -> Any:
+    """Cross entropy of the next item over the whole catalogue.
+
+    Args:
+        queries: `[n, size]` query vectors (`ItemEmbedding.queries()`).
+        targets: `[n]` item indices; 0 where there is none.
+        keys: `[num_items + 1, size]`.
+
+    Returns:
+        Scalar: the mean over the rows with a target.
+    """
+    candidates = keys[1:]
+    logits = ops.matmul(queries, ops.transpose(candidates))
+    # Rows without a target pick candidate 0; their weight is 0.
+    picked = ops.take(candidates, ops.maximum(targets - 1, 0), axis=0)
+    positive = ops.sum(queries * picked, axis=-1)
+    return _target_mean(_float32(ops.logsumexp(_float32(logits), axis=-1)) - _float32(positive), targets)
+
+
+def sampled_softmax_loss(queries: Any, targets: Any, negatives: Any, negative_log_rates: Any, keys: Any) -> Any:
+    """Cross entropy over the target and a shared sample of negatives, each corrected by its sampling rate (logQ).
+
+    A negative's score is lowered by the logarithm of its expected count in the sample, so that the sum over negatives
+    estimates the sum over the catalogue without bias; the target is always there and needs no correction. A negative that
+    is a row's own target is left out of that row.
+
+    Args:
+        queries: `[n, size]`; targets: `[n]`, 0 where there is none; keys: `[num_items + 1, size]`.
+        negatives: `[m]` item indices.
+        negative_log_rates: `[m]` logarithm of the probability that one draw is that negative. Its expected count in the sample
+            is m times as much.
+
+    Returns:
+        Scalar: the mean over the rows with a target.
+    """
+    positive = _float32(ops.sum(queries * ops.take(keys, targets, axis=0), axis=-1))
+    scores = _float32(ops.matmul(queries, ops.transpose(ops.take(keys, negatives, axis=0))))
+    scores = scores - negative_log_rates - ops.log(ops.cast(ops.shape(negatives)[0], "float32"))
+    scores = ops.where(ops.equal(negatives[None, :], targets[:, None]), _EXCLUDED, scores)
+    logits = ops.concatenate([positive[:, None], scores], axis=-1)
+    return _target_mean(ops.logsumexp(logits, axis=-1) - positive, targets)
+
+
+def bce_loss(queries: Any, targets: Any, negatives: Any, keys: Any) -> Any:
+    """Binary cross entropy of the next item against one sampled negative (the paper's next-item loss).
+
+    Args:
+        queries: `[n, size]`; targets, negatives: `[n]` item indices, 0 where there is no target; keys: `[num_items + 1, size]`.
+
+    Returns:
+        Scalar: the mean over the rows with a target, both halves summed.
+    """
+    positive = _float32(ops.sum(queries * ops.take(keys, targets, axis=0), axis=-1))
+    negative = _float32(ops.sum(queries * ops.take(keys, negatives, axis=0), axis=-1))
+    return _target_mean(ops.softplus(-positive) + ops.softplus(negative), targets)
+
+
+def nt_xent(view_a: Any, view_b: Any, temperature: Any, similarity: str = "dot", weights: Any = None, labels: Any = None) -> Any:
+    """Symmetric contrastive loss between paired rows (NT-Xent; the InfoNCE of Eq. 4 and Eq. 6).
+
+    Each of the 2n rows of [a; b] has its partner as the positive and the other 2n - 2 rows as negatives.
+
+    Args:
+        view_a, view_b: `[n, size]`, row i of one is the partner of row i of the other.
+        temperature: divides the similarities.
+        similarity: `"dot"` or `"cosine"`.
+        weights: `[n]`, 0 for rows that take no part, neither as anchors nor as negatives; all 1 if None.
+        labels: `[n]`; rows with equal labels are no negatives of each other (false negatives). None masks nothing.
+
+    Returns:
+        Scalar mean over the 2n anchors that take part.
+    """
+    view_a, view_b = _float32(view_a), _float32(view_b)
+    if similarity == "cosine":
+        view_a, view_b = unit(view_a), unit(view_b)
+    rows = ops.shape(view_a)[0]
+    both = ops.concatenate([view_a, view_b], axis=0)
+    positive = ops.tile(ops.sum(view_a * view_b, axis=-1), [2]) / temperature
+    weights = ops.ones((rows,), "float32") if weights is None else _float32(weights)
+    weights = ops.tile(weights, [2])
+    index = ops.arange(2 * rows)
+    same = ops.equal(index[:, None], index[None, :])
+    partner = ops.equal((index[:, None] + rows) % (2 * rows), index[None, :])
+    drop = ops.logical_or(same, ops.equal(weights, 0)[None, :])
+    if labels is not None:
+        labels = ops.tile(labels, [2])
+        drop = ops.logical_or(drop, ops.equal(labels[:, None], labels[None, :]))
+    logits = ops.matmul(both, ops.transpose(both)) / temperature
+    logits = ops.where(ops.logical_and(drop, ops.logical_not(partner)), _EXCLUDED, logits)
+    return weighted_mean(ops.logsumexp(logits, axis=-1) - positive, weights)
+
+
+def elcm_paper(embeddings: Any, centers: Any, weights: Any = None) -> tuple[Any, Any]:
+    """The two terms of the ELCM loss, Eq. 3, exactly as in the paper.
+
+    `push = -1/((k-1)k) Σ_{i≠j} ‖ĉ_i - ĉ_j‖²` and `pull = 1/(bk) Σ_i Σ_j ‖ĥ_i - ĉ_j‖²`, with `ĥ`, `ĉ` L2-normalised. On the unit
+    sphere both depend on the means alone, `push = -(2 - 2‖c̄‖²) k/(k-1)` and `pull = 2 - 2 h̄·c̄`, which is what is computed.
+
+    Args:
+        embeddings: `[b, size]`; centers: `[k, size]`; weights: `[b]`, 0 for rows that do not count; all 1 if None.
+
+    Returns:
+        (push, pull), two scalars; the loss is their sum.
+    """
+    embeddings, centers = unit(_float32(embeddings)), unit(_float32(centers))
+    k = centers.shape[0]
+    mean_center = ops.mean(centers, axis=0)
+    push = -(2 - 2 * ops.sum(ops.square(mean_center))) * k / (k - 1)
+    pull = _mean_rows(2 - 2 * ops.matmul(embeddings, mean_center), weights)
+    return push, pull
+
+
+def elcm_assign(embeddings: Any, centers: Any, weights: Any = None, sharpness: float = 10.0) -> tuple[Any, Any, Any]:
+    """ELCM that clusters: Eq. 3 with each embedding pulled to *its* centres, centres pushed apart pairwise, all of them used.
+
+    With `p_ij = softmax_j(sharpness ĥ_i·ĉ_j)`:
+
+    - `pull = 1/b Σ_i Σ_j p_ij ‖ĥ_i - ĉ_j‖²`,
+    - `push = 1/sharpness log mean_{i≠j} exp(sharpness ĉ_i·ĉ_j)`, a soft maximum: the closest centres repel most,
+    - `balance = Σ_j p̄_j log(k p̄_j)`, the divergence of the mean assignment `p̄` from an even one.
+
+    Args:
+        embeddings: `[b, size]`; centers: `[k, size]`; weights: `[b]`, 0 for rows that do not count; all 1 if None.
+        sharpness: inverse temperature of the assignment.
+
+    Returns:
+        (push, pull, balance), three scalars; the loss is their sum.
+    """
+    embeddings, centers = unit(_float32(embeddings)), unit(_float32(centers))
+    k = centers.shape[0]
+    cosine = ops.matmul(embeddings, ops.transpose(centers))
+    assignment = ops.softmax(sharpness * cosine, axis=-1)
+    pull = _mean_rows(ops.sum(assignment * (2 - 2 * cosine), axis=-1), weights)
+    between = sharpness * ops.matmul(centers, ops.transpose(centers))
+    between = ops.where(ops.eye(k, dtype="bool"), _EXCLUDED, between)
+    push = (ops.logsumexp(between) - ops.log(float(k * (k - 1)))) / sharpness
+    share = _mean_rows(assignment, weights)
+    balance = ops.sum(share * ops.log(k * share + 1e-12))
+    return push, pull, balance
+
+
+def _mean_rows(values: Any, weights: Any) -> Any:
+    """Mean over the first axis under `weights` (all 1 if None)."""
+    if weights is None:
+        return ops.mean(values, axis=0)
+    weights = ops.reshape(_float32(weights), (-1,) + (1,) * (len(values.shape) - 1))
+    return ops.sum(values * weights, axis=0) / ops.maximum(ops.sum(weights), 1)
+
+
+def _target_mean(losses: Any, targets: Any) -> Any:
+    return weighted_mean(losses, _float32(ops.not_equal(targets, PADDING)))
+
+
+def _float32(values: Any) -> Any:
+    return ops.cast(values, "float32")

@@ -1,0 +1,234 @@
+"""ELCRec: behaviour encoder, latent intents, and the training objective that ties them."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from elcrec_tf.config import Config
+from elcrec_tf.layers.cluster_centers import ClusterCenters
+from elcrec_tf.layers.item_embedding import ItemEmbedding
+from elcrec_tf.layers.vectors import unit
+from elcrec_tf.losses import bce_loss, elcm_assign, elcm_paper, nt_xent, sampled_softmax_loss, softmax_loss
+from elcrec_tf.masking import masked_mean, valid_mask
+from elcrec_tf.sequence_encoder import SequenceEncoder
+
+TERMS = ("next_item", "sequence", "intent", "cluster")
+
+
+@keras.saving.register_keras_serializable("elcrec_tf")
+class ELCRec(keras.Model):
+    """Sequential recommendation with end-to-end learned intents (ELCRec, NeurIPS 2024, arXiv 2401.05975).
+
+    A functional model: history -> hidden states, the user's state, and its similarity to every latent intent. Training adds
+    the terms of Eq. 7-8, `next_item + w_seq sequence + w_int intent + alpha cluster`, in `compute_loss`.
+
+    Args:
+        num_items: items in the catalogue; indices run from 1, 0 is padding.
+        max_length, hidden_size, num_layers, num_heads, dropout: of the encoder.
+        score, score_temperature: of the score head, see `ItemEmbedding`.
+        num_clusters: latent intents.
+        intent_pooling: what stands for a history when its intent is chosen: the `"mean"` of its states, or the `"last"`.
+        fusion: Eq. 5: `"shift"` adds the nearest centre to a state, `"concat"` appends it.
+        next_item: `"softmax"`, `"sampled_softmax"` or `"bce"`.
+        sequence_weight, intent_weight, cluster_weight: weights of the terms. They and `temperature` become non-trainable
+            variables of the model, so a schedule reaches a compiled step.
+        cluster_form: `"paper"` (`elcm_paper`) or `"assign"` (`elcm_assign`).
+        temperature, similarity, mask_same_intent: of both contrastive losses, see `nt_xent`.
+        sequence_pooling: the sequence contrastive loss compares the `"mean"` of the fused states, or all of them
+            `"flatten"`ed (which needs rows padded to one length).
+        official_padding: let padding positions enter pooled states, as the official code does.
+
+    Call arguments:
+        history: int32 `[batch, length]`, 0 = padding, left-padded, length at most `max_length`.
+
+    Returns:
+        A dict: `states` `[batch, length, hidden_size]`; `user` `[batch, hidden_size]`, the latest state, which predicts; `pooled`
+        `[batch, hidden_size]`, what stands for the history when its intent is chosen; `intents` `[batch, num_clusters]`, the
+        cosine between `pooled` and each centre.
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        max_length: int = 50,
+        hidden_size: int = 64,
+        num_layers: int = 2,
+        num_heads: int = 2,
+        dropout: float = 0.5,
+        score: str = "cosine",
+        score_temperature: float = 0.1,
+        num_clusters: int = 256,
+        intent_pooling: str = "mean",
+        fusion: str = "shift",
+        next_item: str = "softmax",
+        sequence_weight: float = 0.1,
+        intent_weight: float = 0.1,
+        cluster_weight: float = 0.1,
+        cluster_form: str = "assign",
+        temperature: float = 0.2,
+        similarity: str = "cosine",
+        sequence_pooling: str = "mean",
+        mask_same_intent: bool = False,
+        official_padding: bool = False,
+        dtype: Any = None,
+        name: str = "elcrec",
+        **kwargs: Any,
+    ) -> None:
+        architecture = {key: value for key, value in locals().items() if key not in ("self", "kwargs", "__class__")}
+        _check_choice("intent_pooling", intent_pooling, ("mean", "last"))
+        _check_choice("fusion", fusion, ("shift", "concat"))
+        _check_choice("next_item", next_item, ("softmax", "sampled_softmax", "bce"))
+        _check_choice("cluster_form", cluster_form, ("paper", "assign"))
+        _check_choice("sequence_pooling", sequence_pooling, ("mean", "flatten"))
+        items = ItemEmbedding(num_items, hidden_size, score, score_temperature, dtype=dtype, name="item_embedding")
+        encoder = SequenceEncoder(items, max_length, num_layers, num_heads, dropout, dtype=dtype, name="encoder")
+        centers = ClusterCenters(num_clusters, dtype=dtype, name="cluster_centers")
+
+        history = keras.Input((None,), dtype="int32", name="history")
+        states = encoder(history)
+        pooled = _pool(states, history, intent_pooling, official_padding)
+        outputs = {"states": states, "user": states[:, -1], "pooled": pooled, "intents": centers(unit(pooled))}
+        super().__init__(inputs=history, outputs=outputs, name=name, **kwargs)
+
+        self._arguments = architecture
+        self.item_embedding = items
+        self.encoder = encoder
+        self.cluster_centers = centers
+        self.weights_of_terms = {
+            "sequence": self._scalar("sequence_weight", sequence_weight),
+            "intent": self._scalar("intent_weight", intent_weight),
+            "cluster": self._scalar("cluster_weight", cluster_weight),
+        }
+        self.temperature = self._scalar("temperature", temperature)
+        self.term_means = {term: keras.metrics.Mean(name=term) for term in TERMS}
+
+    def _scalar(self, name: str, value: float) -> Any:
+        start = keras.initializers.Constant(value)
+        return self.add_weight(name=name, shape=(), initializer=start, trainable=False, dtype="float32")
+
+    def scores(self, history: Any) -> Any:
+        """Score of every item for the next place in each history, `[batch, num_items + 1]`; column 0 (padding) means nothing."""
+        return self.scores_of(self(history, training=False)["user"])
+
+    def scores_of(self, user: Any) -> Any:
+        """`scores` from user states `[batch, hidden_size]`."""
+        return ops.matmul(self.item_embedding.queries(user), ops.transpose(self.item_embedding.keys()))
+
+    def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True) -> Any:
+        """The weighted sum of the terms for one training batch (see `elcrec_tf.data.pipeline.training_batches`).
+
+        Args:
+            x: histories `[batch, length]`.
+            y: dict with `target` (`[batch, length]` for position examples, `[batch]` for prefix examples; 0 = none);
+                `negative` of the same shape (BCE), or `negatives` and their `negative_log_rates` `[m]` (sampled softmax);
+                `view_a` and `view_b` `[users, length]`, absent when both contrastive weights are 0 for good;
+                `user_history` `[users, length]` where the examples are prefixes, so that the contrastive terms and ELCM see a
+                user once.
+            y_pred: this model's outputs for x.
+        """
+        terms = {"next_item": self._next_item_loss(y_pred, y)}
+        if "user_history" in y:
+            x = y["user_history"]
+            y_pred = self(x, training=training)
+        # A batch is filled up with empty rows to keep its shape; they take no part.
+        present = ops.cast(ops.any(valid_mask(x), axis=1), "float32")
+        terms["cluster"] = self._cluster_loss(y_pred, present)
+        if "view_a" in y:
+            terms |= self._contrastive_losses(y_pred, y["view_a"], y["view_b"], present, training)
+        total = terms["next_item"]
+        for term, value in terms.items():
+            self.term_means[term].update_state(value)
+            if term in self.weights_of_terms:
+                total = total + self.weights_of_terms[term] * value
+        # Keras's hook that scales a loss for tf.distribute; elsewhere it changes nothing.
+        return self._aggregate_additional_loss(total)
+
+    def _next_item_loss(self, y_pred: Any, y: Any) -> Any:
+        target = y["target"]
+        states = y_pred["states"] if len(target.shape) == 2 else y_pred["user"]
+        size = self._arguments["hidden_size"]
+        queries = self.item_embedding.queries(ops.reshape(states, (-1, size)))
+        targets, keys = ops.reshape(target, (-1,)), self.item_embedding.keys()
+        if self._arguments["next_item"] == "bce":
+            return bce_loss(queries, targets, ops.reshape(y["negative"], (-1,)), keys)
+        if self._arguments["next_item"] == "sampled_softmax":
+            return sampled_softmax_loss(queries, targets, y["negatives"], y["negative_log_rates"], keys)
+        return softmax_loss(queries, targets, keys)
+
+    def _cluster_loss(self, y_pred: Any, present: Any) -> Any:
+        form = elcm_paper if self._arguments["cluster_form"] == "paper" else elcm_assign
+        return sum(form(y_pred["pooled"], self.cluster_centers.centers, present))
+
+    def _contrastive_losses(self, y_pred: Any, view_a: Any, view_b: Any, present: Any, training: bool) -> dict[str, Any]:
+        users = ops.shape(view_a)[0]
+        views = ops.concatenate([view_a, view_b], axis=0)
+        outputs = self(views, training=training)
+        intent = ops.argmax(y_pred["intents"], axis=-1)
+        labels = intent if self._arguments["mask_same_intent"] else None
+
+        def contrast(a: Any, b: Any) -> Any:
+            return nt_xent(a, b, self.temperature, self._arguments["similarity"], present, labels)
+
+        fused = self._sequence_representation(outputs["states"], views)
+        pooled, centers = outputs["pooled"], self.cluster_centers.take(intent)
+        return {
+            "sequence": contrast(fused[:users], fused[users:]),
+            "intent": (contrast(pooled[:users], centers) + contrast(pooled[users:], centers)) / 2,
+        }
+
+    def _sequence_representation(self, states: Any, history: Any) -> Any:
+        """Eq. 5 at every position, then the mean or all positions side by side."""
+        nearest = self.cluster_centers.nearest(states)
+        fused = states + nearest if self._arguments["fusion"] == "shift" else ops.concatenate([states, nearest], axis=-1)
+        if self._arguments["sequence_pooling"] == "flatten":
+            return ops.reshape(fused, (ops.shape(fused)[0], -1))
+        return ops.mean(fused, axis=1) if self._arguments["official_padding"] else masked_mean(fused, valid_mask(history))
+
+    def get_config(self) -> dict[str, Any]:
+        return dict(self._arguments)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "ELCRec":
+        return cls(**config)
+
+
+def build_model(config: Config, num_items: int) -> ELCRec:
+    """The model that a configuration describes, for a catalogue of `num_items` items."""
+    model, loss = config.model, config.loss
+    return ELCRec(
+        num_items,
+        max_length=model.max_length,
+        hidden_size=model.hidden_size,
+        num_layers=model.num_layers,
+        num_heads=model.num_heads,
+        dropout=model.dropout,
+        score=model.score,
+        score_temperature=model.score_temperature,
+        num_clusters=model.num_clusters,
+        intent_pooling=model.intent_pooling,
+        fusion=model.fusion,
+        next_item=loss.next_item,
+        sequence_weight=loss.sequence_weight,
+        intent_weight=loss.intent_weight,
+        cluster_weight=loss.cluster_weight,
+        cluster_form=loss.cluster_form,
+        temperature=loss.temperature,
+        similarity=loss.similarity,
+        sequence_pooling=loss.sequence_pooling,
+        mask_same_intent=loss.mask_same_intent,
+        official_padding=loss.official_padding,
+        dtype="mixed_bfloat16" if config.train.mixed_precision else None,
+    )
+
+
+def _pool(states: Any, history: Any, pooling: str, official_padding: bool) -> Any:
+    """What stands for a history when its intent is chosen, `[batch, size]`."""
+    if pooling == "last":
+        return states[:, -1]
+    return ops.mean(states, axis=1) if official_padding else masked_mean(states, valid_mask(history))
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"`{name}` should be one of {choices}. Received: {name}={value!r}")

@@ -1,0 +1,86 @@
+"""What a person sees of a run: a bar within an epoch, a line an epoch, a table of results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+_METRICS = ("HR@5", "HR@10", "HR@20", "NDCG@5", "NDCG@10", "NDCG@20", "MRR")
+
+
+class ProgressCallback(keras.callbacks.Callback):
+    """Prints a line an epoch, and on a terminal a bar within it.
+
+    Args:
+        console: where to print.
+        epochs: number of epochs, for the line.
+        monitor: validation metric shown.
+    """
+
+    def __init__(self, console: Console, epochs: int, monitor: str) -> None:
+        super().__init__()
+        self.console = console
+        self.epochs = epochs
+        self.monitor = monitor
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        self._task = self._bar.add_task(f"epoch {epoch + 1}/{self.epochs}", total=self.params.get("steps"))
+        self._bar.start()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._bar.update(self._task, completed=batch + 1)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self.close()
+        logs = logs or {}
+        terms = " ".join(f"{name} {logs[key]:.3f}" for name, key in _TERMS if key in logs)
+        self.console.print(
+            f"epoch {epoch + 1:>3}/{self.epochs}  loss {logs['loss']:.3f} ({terms})  "
+            f"{self.monitor} {logs[f'val_{self.monitor}']:.4f}  intents used {logs['intents_used']:.0%}, "
+            f"perplexity {logs['intent_perplexity']:.0f}  {logs['seconds']:.1f} s",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar away, also after an error in mid-epoch."""
+        if hasattr(self, "_bar"):
+            self._bar.stop()
+
+
+_TERMS = (("next", "next_item"), ("seq", "sequence"), ("intent", "intent"), ("elcm", "cluster"))
+
+
+def results_table(metrics: dict[str, Any]) -> Table:
+    """The metrics of a run as a table: validation, test, and the baselines on test."""
+    table = Table(title=f"{metrics['dataset']}: leave-one-out over the whole catalogue")
+    table.add_column("")
+    for name in _METRICS:
+        table.add_column(name, justify="right")
+    rows = [("validation", metrics["validation"]), ("test", metrics["test"])]
+    rows += [(f"{name} (test)", values) for name, values in metrics["baselines"].items()]
+    for label, values in rows:
+        table.add_row(label, *(f"{values[name]:.4f}" for name in _METRICS))
+    return table
+
+
+def recovery_table(recovery: dict[str, Any]) -> Table:
+    """How well planted intents are recovered, as a table."""
+    table = Table(title=f"recovery of {recovery['planted']} planted intents")
+    table.add_column("intents from")
+    table.add_column("clusters", justify="right")
+    table.add_column("NMI", justify="right")
+    table.add_column("of the oracle's", justify="right")
+    for row in recovery["rows"]:
+        table.add_row(row["name"], str(row["clusters"]), f"{row['nmi']:.3f}", f"{row['nmi'] / recovery['oracle_nmi']:.2f}")
+    table.add_row("oracle that knows the generator", "", f"{recovery['oracle_nmi']:.3f}", "1.00")
+    return table

@@ -1,0 +1,51 @@
+"""The results of a run: metrics.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from elcrec_tf import __version__
+from elcrec_tf.callbacks import best_epoch
+from elcrec_tf.config import Config
+from elcrec_tf.data.pipeline import ranking_batches
+from elcrec_tf.data.sequences import Sequences
+from elcrec_tf.evaluation import Ranker, popularity_ranks
+from elcrec_tf.intents import assignment_health, center_health
+from elcrec_tf.model import ELCRec
+from elcrec_tf.ranking import ranking_metrics
+from elcrec_tf.run_folder import RunFolder
+
+
+def evaluate_run(model: ELCRec, sequences: Sequences, config: Config, folder: RunFolder) -> dict[str, Any]:
+    """Everything that metrics.json holds, made from a model and the run's history.csv.
+
+    What only training knows (`best_epoch`, `train_seconds`) is None where the run has no history (an imported checkpoint).
+    """
+    ranker = Ranker(model)
+    size, length = config.train.eval_batch_size, config.model.max_length
+    results = {split: ranker.rank(ranking_batches(sequences, split, size, length)) for split in ("validation", "test")}
+    rows = folder.read_history()
+    centers = np.asarray(model.cluster_centers.centers)
+    return {
+        "dataset": sequences.name,
+        "seed": config.train.seed,
+        "best_epoch": best_epoch(rows, f"val_{config.train.monitor}") if rows else None,
+        "epochs": len(rows) if rows else None,
+        "train_seconds": round(sum(row["seconds"] for row in rows), 2) if rows else None,
+        "parameters": int(model.count_params()),
+        "users": sequences.num_users,
+        "items": sequences.catalog.num_items,
+        "events": sequences.num_events,
+        "dropped": sequences.dropped,
+        "fingerprint": sequences.fingerprint,
+        "version": __version__,
+        **{split: ranking_metrics(result["rank"]) for split, result in results.items()},
+        "baselines": {"popularity": ranking_metrics(popularity_ranks(sequences, "test"))},
+        "intents": {
+            "clusters": model.cluster_centers.num_clusters,
+            **assignment_health(results["test"]["intent"], model.cluster_centers.num_clusters),
+            **center_health(centers),
+        },
+    }

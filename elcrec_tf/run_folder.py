@@ -1,0 +1,171 @@
+"""A run folder: everything that one training run leaves, and what it needs to go on.
+
+```
+config.json        the resolved configuration, written before training starts
+history.csv        a row an epoch
+metrics.json       the results
+model.keras        the best model
+catalog.parquet    raw item ids, their training counts and titles
+checkpoint/        the newest epoch's model with its optimizer state, for --resume
+tensorboard/       logs
+snapshots/         sampled user embeddings and intents, with --snapshot-epochs
+```
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from elcrec_tf.config import Config
+from elcrec_tf.data.catalog import Catalog
+from elcrec_tf.errors import UserError
+from elcrec_tf.files import atomic_path, write_json, write_text
+
+if TYPE_CHECKING:
+    from elcrec_tf.model import ELCRec
+
+
+class RunFolder:
+    """Paths and contents of a run folder. Making the object touches no file.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def history_file(self) -> Path:
+        return self.path / "history.csv"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.json"
+
+    @property
+    def model_file(self) -> Path:
+        return self.path / "model.keras"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def snapshots(self) -> Path:
+        return self.path / "snapshots"
+
+    @property
+    def exists(self) -> bool:
+        """Whether the folder holds a run."""
+        return (self.path / "config.json").is_file()
+
+    def create(self, config: Config, catalog: Catalog) -> None:
+        """Start a run: make the folder, write configuration and catalogue.
+
+        Raises:
+            UserError: when it holds a run already, holds something else, or cannot be written.
+        """
+        if self.exists:
+            raise UserError(f"{self.path}: holds a run already; --resume continues it, another --output-dir starts a new one")
+        if self.path.is_dir() and any(self.path.iterdir()):
+            raise UserError(f"{self.path}: is not empty and holds no run; choose another --output-dir")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            catalog.save(self.path / "catalog.parquet")
+            write_json(self.path / "config.json", config.to_dict())
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror}); choose another --output-dir") from None
+
+    def config(self) -> Config:
+        """The run's configuration. Raises `UserError` when there is no run or its config.json is broken."""
+        path = self.path / "config.json"
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except OSError:
+            raise UserError(f"{self.path}: holds no run (no config.json); give a folder that elcrec_tf.train wrote") from None
+        except ValueError as error:
+            raise UserError(f"{path}: is not valid JSON ({error})") from None
+        config = Config.from_dict(values, where=str(path))
+        return config.with_preset(values.get("preset", "default"))
+
+    def catalog(self) -> Catalog:
+        return Catalog.load(self.path / "catalog.parquet")
+
+    def load_model(self) -> ELCRec:
+        """The best model. Raises `UserError` when the run has none yet."""
+        if not self.model_file.is_file():
+            raise UserError(f"{self.path}: has no model.keras; the run has not finished an epoch (continue it with --resume)")
+        return load_keras(self.model_file)
+
+    def read_history(self) -> list[dict[str, float]]:
+        """Rows of history.csv; an empty cell is left out."""
+        if not self.history_file.is_file():
+            return []
+        with self.history_file.open(newline="", encoding="utf-8") as file:
+            return [{key: float(cell) for key, cell in row.items() if cell} for row in csv.DictReader(file)]
+
+    def write_history(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Write all rows again (atomically); the columns are the union of the rows' keys, in order of appearance."""
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: int(value) if key == "epoch" else repr(float(value)) for key, value in row.items()} for row in rows)
+        write_text(self.history_file, text.getvalue())
+
+    def save_model(self, model: ELCRec, path: Path | None = None) -> None:
+        with atomic_path(path or self.model_file) as temporary:
+            model.save(temporary)
+
+    def save_checkpoint(self, model: ELCRec, epoch: int) -> None:
+        """Keep the model with its optimizer state as of the end of `epoch` (counted from 1), and drop older ones."""
+        self.save_model(model, self.path / "checkpoint" / f"epoch-{epoch:05d}.keras")
+        for number, path in self._checkpoints():
+            if number != epoch:
+                path.unlink()
+
+    def newest_checkpoint(self) -> tuple[int, Path] | None:
+        """(epoch, file) of the newest whole checkpoint, or None."""
+        return max(self._checkpoints(), default=None)
+
+    def _checkpoints(self) -> list[tuple[int, Path]]:
+        found = ((re.fullmatch(r"epoch-(\d+)\.keras", path.name), path) for path in (self.path / "checkpoint").glob("*.keras"))
+        return [(int(match[1]), path) for match, path in found if match]
+
+
+def load_keras(path: Path) -> ELCRec:
+    """Load a `.keras` file that holds an `ELCRec`. Raises `UserError` when it is broken or holds something else."""
+    import keras
+
+    from elcrec_tf.model import ELCRec
+
+    try:
+        model = keras.models.load_model(path)
+    except Exception as error:  # Keras raises many kinds for a broken file
+        raise UserError(f"{path}: cannot be loaded ({str(error).splitlines()[0]})") from None
+    if not isinstance(model, ELCRec):
+        raise UserError(f"{path}: holds no ELCRec model but {type(model).__name__}")
+    return model
+
+
+def default_folder(dataset: str, parent: str | Path = "runs") -> RunFolder:
+    """A new folder `runs/<dataset>-<time>`; a number is appended where that is taken."""
+    stem = f"{dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = [stem, *(f"{stem}-{number}" for number in range(2, 1000))]
+    return RunFolder(next(Path(parent) / name for name in names if not (Path(parent) / name).exists()))
+
+
+def newest_folder(parent: str | Path = "runs") -> RunFolder:
+    """The run under `parent` that was started last. Raises `UserError` when there is none."""
+    runs = [path.parent for path in Path(parent).glob("*/config.json")]
+    if not runs:
+        raise UserError(f"{parent}/: holds no run to resume; give the run with --output-dir, or start one without --resume")
+    return RunFolder(max(runs, key=lambda path: (path / "config.json").stat().st_mtime))

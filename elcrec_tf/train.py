@@ -1,0 +1,99 @@
+"""`python -m elcrec_tf.train`: train, evaluate, export. Wiring only."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from elcrec_tf import cli
+from elcrec_tf.config import PRESETS, Config, resolve
+from elcrec_tf.data.datasets import load_dataset
+from elcrec_tf.data.sequences import Sequences
+from elcrec_tf.errors import UserError
+from elcrec_tf.files import write_json
+from elcrec_tf.run_folder import RunFolder, default_folder, newest_folder
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = cli.make_parser(
+        "train",
+        "Train ELCRec, evaluate it, and export a SavedModel. Without --dataset it trains on the embedded simulated data. "
+        "Values are decided in this order: default < preset < --config file < flag.",
+    )
+    run = parser.add_argument_group("run")
+    run.add_argument("--output-dir", metavar="DIR", help="run folder (default: runs/<dataset>-<time>)")
+    run.add_argument("--export-dir", metavar="DIR", help="folder for the model's integer versions (default: saved_models/<dataset>)")
+    run.add_argument("--no-export", action="store_true", help="leave no SavedModel")
+    run.add_argument("--preset", choices=PRESETS, help="named settings (default: simulated for the embedded data, else default)")
+    run.add_argument("--config", metavar="FILE.json", help="settings from a file, for example a run's config.json")
+    run.add_argument("--resume", action="store_true", help="continue the run in --output-dir, or the newest one in runs/")
+    run.add_argument("--json", action="store_true", help="print metrics.json to standard output; everything else goes to standard error")
+    cli.add_config_flags(parser)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    arguments = make_parser().parse_args(argv)
+    folder, config = _folder_and_config(arguments)
+    sequences = load_dataset(config.data, config.simulator)
+    folder = folder or default_folder(sequences.name)
+    cli.import_tensorflow()
+    return _train(arguments, folder, config, sequences)
+
+
+def _folder_and_config(arguments: argparse.Namespace) -> tuple[RunFolder | None, Config]:
+    flags = cli.config_flags(arguments)
+    folder = RunFolder(arguments.output_dir) if arguments.output_dir else None
+    if not arguments.resume:
+        return folder, resolve(arguments.preset, arguments.config, flags)
+    folder = folder or newest_folder()
+    if arguments.preset or arguments.config:
+        raise UserError("--resume takes the settings of the run it continues; leave out --preset and --config")
+    config = folder.config()
+    return folder, dataclasses.replace(config.replace(**flags), preset=config.preset)
+
+
+def _train(arguments: argparse.Namespace, folder: RunFolder, config: Config, sequences: Sequences) -> int:
+    import json
+
+    from rich.console import Console
+
+    from elcrec_tf.progress import recovery_table, results_table
+    from elcrec_tf.recovery import measure_recovery
+    from elcrec_tf.results import evaluate_run
+    from elcrec_tf.serving.saved_model import export_run
+    from elcrec_tf.training import train_model
+
+    console = Console(stderr=arguments.json)
+    console.print(describe(sequences), highlight=False, soft_wrap=True)
+    console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
+    model = train_model(sequences, config, folder, arguments.resume, console)
+    metrics = evaluate_run(model, sequences, config, folder)
+    if sequences.intents is not None and config.train.recovery:
+        metrics["intents"]["recovery"] = measure_recovery(model, sequences, config, folder, console)
+    write_json(folder.metrics_file, metrics)
+    console.print(results_table(metrics))
+    if "recovery" in metrics["intents"]:
+        console.print(recovery_table(metrics["intents"]["recovery"]))
+    if metrics["best_epoch"] is not None:
+        console.print(f"best epoch {metrics['best_epoch']} of {metrics['epochs']}, {metrics['train_seconds']:.0f} s of training")
+    if not arguments.no_export:
+        export_dir = Path(arguments.export_dir or f"saved_models/{sequences.name}")
+        export_run(folder, export_dir, console, example=sequences.catalog.raw(sequences[0][:3]))
+    if arguments.json:
+        json.dump(metrics, sys.stdout, indent=2)
+        print()
+    return 0
+
+
+def describe(sequences: Sequences) -> str:
+    """One line about a data set: its size, and what was dropped on purpose."""
+    text = f"{sequences.name}: {sequences.num_users:,} users, {sequences.catalog.num_items:,} items, {sequences.num_events:,} events"
+    dropped = ", ".join(f"{rows:,} {reason}" for reason, rows in sequences.dropped.items())
+    return text + (f"; left out: {dropped}" if dropped else "")
+
+
+if __name__ == "__main__":
+    cli.run(main)

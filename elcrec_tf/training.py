@@ -1,0 +1,169 @@
+"""A training run: data -> model -> fit -> results, in a run folder."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+from rich.console import Console
+
+from elcrec_tf.callbacks import (
+    ContrastiveLossCallback,
+    EpochSeeds,
+    NanGuard,
+    RunRecorder,
+    Snapshots,
+    Validation,
+)
+from elcrec_tf.config import Config
+from elcrec_tf.data.pipeline import histories, probe_views, ranking_batches, training_batches
+from elcrec_tf.data.sequences import Sequences
+from elcrec_tf.errors import UserError
+from elcrec_tf.evaluation import Ranker
+from elcrec_tf.intents import kmeans
+from elcrec_tf.model import ELCRec, build_model
+from elcrec_tf.progress import ProgressCallback
+from elcrec_tf.run_folder import RunFolder, load_keras
+
+_PROBE_USERS = 1024
+_PROBE_LENGTH = 20  # latest items: enough to compare views, at a fraction of an epoch's cost
+
+
+def train_model(
+    sequences: Sequences,
+    config: Config,
+    folder: RunFolder,
+    resume: bool = False,
+    console: Console | None = None,
+    devices: Sequence[str] | None = None,
+) -> ELCRec:
+    """Train ELCRec on a data set and leave a run folder with the best model.
+
+    Args:
+        sequences: the data set.
+        config: the configuration.
+        folder: a new run folder, or with `resume` one that holds a run.
+        resume: continue the run from its last whole epoch.
+        console: where progress goes; silent if None.
+        devices: devices to train on; all GPUs if None, one by one under MirroredStrategy where there are several.
+
+    Returns:
+        The model of the best validation epoch.
+
+    Raises:
+        UserError: for a folder in use, a resume with other settings, or a loss that is no longer finite.
+    """
+    console = console or Console(quiet=True)
+    if resume:
+        check_resumable(folder, sequences, config)
+    else:
+        folder.create(config, sequences.catalog)
+    keras.utils.set_random_seed(config.train.seed)
+    fit_model(sequences, config, folder, console, devices)
+    return folder.load_model()
+
+
+def check_resumable(folder: RunFolder, sequences: Sequences, config: Config) -> None:
+    """Raise `UserError` when the run was made with settings, or on data, that differ in more than the number of epochs."""
+    before = folder.config()
+    mine, theirs = ({**c.to_dict(), "preset": "", "train": {**c.to_dict()["train"], "epochs": 0}} for c in (config, before))
+    for group, values in mine.items():
+        if values != theirs[group]:
+            names = [name for name in values if values[name] != theirs[group].get(name)]
+            raise UserError(f"{folder.path}: the run was made with other settings of {', '.join(names)}; resume it without those flags")
+    if list(folder.catalog().ids) != list(sequences.catalog.ids):
+        raise UserError(f"{folder.path}: the run was made on other data (its catalogue differs); start a new run")
+
+
+def fit_model(sequences: Sequences, config: Config, folder: RunFolder, console: Console, devices: Sequence[str] | None = None) -> None:
+    """Train from the folder's newest checkpoint, or from the start, until the last epoch or the end of patience."""
+    train = config.train
+    recorder = RunRecorder(folder, train.monitor, train.patience)
+    with _strategy_scope(devices):
+        checkpoint = folder.newest_checkpoint()
+        if checkpoint is None:
+            first_epoch, model = 0, _new_model(sequences, config)
+        else:
+            first_epoch, model = checkpoint[0], load_keras(checkpoint[1])
+        # A row without a checkpoint belongs to an epoch that was cut off between the two.
+        recorder.rows = [row for row in folder.read_history() if row["epoch"] <= first_epoch]
+    if not recorder.rows:
+        folder.save_model(model)  # a run of 0 epochs has a model too
+    if first_epoch >= train.epochs or (recorder.rows and recorder.exhausted):
+        return
+    data = training_batches(sequences, config, first_epoch)
+    ranker = Ranker(model)
+    ranker.compile(jit_compile=False)
+    validation = Validation(ranker, ranking_batches(sequences, "validation", train.eval_batch_size, config.model.max_length))
+    schedule = config.schedule
+    contrastive = ContrastiveLossCallback(
+        epochs=train.epochs,
+        probe=probe_views(sequences, config, _PROBE_USERS, _PROBE_LENGTH),
+        warmup=schedule.contrastive_warmup,
+        schedule=schedule.contrastive_schedule,
+        final=schedule.contrastive_final,
+        final_temperature=schedule.final_temperature,
+        revive_below=schedule.revive_below,
+        assignments=lambda: validation.intents,
+    )
+    progress = ProgressCallback(console, train.epochs, train.monitor)
+    callbacks = [EpochSeeds(train.seed), NanGuard(), validation, contrastive, recorder, progress]
+    callbacks.append(keras.callbacks.TensorBoard(str(folder.tensorboard), write_graph=False, profile_batch=0))
+    if train.snapshot_epochs:
+        callbacks.append(_snapshots(sequences, config, folder))
+    try:
+        model.fit(
+            data.dataset,
+            steps_per_epoch=data.steps_per_epoch,
+            epochs=train.epochs,
+            initial_epoch=first_epoch,
+            verbose=0,
+            shuffle=False,
+            callbacks=callbacks,
+        )
+    finally:
+        progress.close()
+
+
+def _new_model(sequences: Sequences, config: Config) -> ELCRec:
+    model = build_model(config, sequences.catalog.num_items)
+    if config.model.centers_start == "kmeans":
+        _start_centers(model, sequences, config)
+    # On CPU, XLA's compilation of every batch width takes longer than it gains; on a GPU it pays.
+    xla = {"on": True, "off": False, "auto": bool(tf.config.list_physical_devices("GPU")) or keras.backend.backend() == "jax"}
+    model.compile(optimizer=keras.optimizers.Adam(config.train.learning_rate), jit_compile=xla[config.train.xla])
+    return model
+
+
+def _start_centers(model: ELCRec, sequences: Sequences, config: Config) -> None:
+    """k-means on the untrained encoder's pooled states (as the official code starts)."""
+    _, history = histories(sequences, "training", config.model.max_length, most=50_000, seed=config.train.seed)
+    if len(history) < config.model.num_clusters:
+        raise UserError(
+            f"--centers-start kmeans needs at least as many users as intents: {len(history)} users, "
+            f"--num-clusters {config.model.num_clusters}"
+        )
+    pooled = keras.Model(model.inputs, model.output["pooled"]).predict(history, batch_size=256, verbose=0)
+    model.cluster_centers.assign_centers(kmeans(pooled, config.model.num_clusters, config.train.seed)[0])
+
+
+def _snapshots(sequences: Sequences, config: Config, folder: RunFolder) -> Snapshots:
+    train = config.train
+    users, history = histories(sequences, "validation", config.model.max_length, most=train.snapshot_users, seed=train.seed)
+    assert train.snapshot_epochs is not None
+    return Snapshots(folder, train.snapshot_epochs, sequences.user_ids[users], history)
+
+
+def _strategy_scope(devices: Sequence[str] | None) -> Any:
+    """MirroredStrategy's scope where there are several devices, else nothing."""
+    if keras.backend.backend() != "tensorflow":
+        return contextlib.nullcontext()
+    devices = (
+        devices
+        if devices is not None
+        else [device.name.replace("/physical_device:", "") for device in tf.config.list_physical_devices("GPU")]
+    )
+    return tf.distribute.MirroredStrategy(list(devices)).scope() if len(devices) > 1 else contextlib.nullcontext()
