@@ -7,12 +7,12 @@ import dataclasses
 import os
 import sys
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from elcrec_tf import __version__
-from elcrec_tf.config import GROUPS, Group, field_types
+from elcrec_tf.config import GROUPS, Group, element_type, field_types
 from elcrec_tf.errors import UserError
 
 _TITLES = {
@@ -40,13 +40,17 @@ class _Formatter(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=34, width=min(120, int(os.environ.get("COLUMNS", 120))))
 
 
-def add_config_flags(parser: argparse.ArgumentParser, groups: Sequence[type[Group]] = GROUPS) -> None:
-    """One flag for every field, grouped. A flag that is not given leaves no attribute, so presets and files show through."""
+def add_config_flags(parser: argparse.ArgumentParser, groups: Sequence[type[Group]] = GROUPS, only: Collection[str] | None = None) -> None:
+    """One flag for every field (or for the fields named by `only`), grouped.
+
+    A flag that is not given leaves no attribute, so presets and files show through.
+    """
     for kind in groups:
         section = parser.add_argument_group(_TITLES[kind.GROUP])
         hints = typing.get_type_hints(kind)
         for field in dataclasses.fields(kind):
-            _add_flag(section, field, hints[field.name])
+            if only is None or field.name in only:
+                _add_flag(section, field, hints[field.name])
 
 
 def _add_flag(section: Any, field: dataclasses.Field[Any], hint: Any) -> None:
@@ -59,7 +63,7 @@ def _add_flag(section: Any, field: dataclasses.Field[Any], hint: Any) -> None:
     if bool in kinds:
         section.add_argument(name, action=argparse.BooleanOptionalAction, **options)
     elif tuple in kinds:
-        element = typing.get_args(next(part for part in (hint, *typing.get_args(hint)) if typing.get_origin(part) is tuple))[0]
+        element = element_type(hint)
         section.add_argument(name, nargs="+", type=element, choices=meta["choices"], metavar=_metavar(meta, element), **options)
     else:
         element = next(kind for kind in kinds if kind is not type(None))

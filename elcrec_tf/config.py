@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import operator
 import types
 import typing
@@ -37,6 +38,11 @@ def _field(
     )
 
 
+def element_type(hint: Any) -> type:
+    """The type of the elements of a field that admits a tuple: `tuple[str, ...] | None` gives `str`."""
+    return next(typing.get_args(part)[0] for part in (hint, *typing.get_args(hint)) if typing.get_origin(part) is tuple)
+
+
 def field_types(hint: Any) -> tuple[type, ...]:
     """The plain types a field's annotation admits: `int | None` gives `(int, NoneType)`, `tuple[str, ...]` gives `(tuple,)`."""
     if isinstance(hint, types.UnionType):
@@ -61,9 +67,10 @@ class Group:
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):
-            self._check_field(field, field_types(hints[field.name]))
+            self._check_field(field, hints[field.name])
 
-    def _check_field(self, field: dataclasses.Field[Any], kinds: tuple[type, ...]) -> None:
+    def _check_field(self, field: dataclasses.Field[Any], hint: Any) -> None:
+        kinds = field_types(hint)
         name, meta, value = f"{self.GROUP}.{field.name}", field.metadata, getattr(self, field.name)
         if float in kinds and type(value) is int:  # JSON and people write 1 for 1.0
             value = float(value)
@@ -73,6 +80,10 @@ class Group:
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
             raise UserError(f"{name} should be of type {names}. Received: {value!r}")
+        if isinstance(value, tuple) and any(type(one) is not element_type(hint) for one in value):
+            raise UserError(f"{name} should be of type tuple of {element_type(hint).__name__}. Received: {value!r}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{name} should be a finite number. Received: {value!r}")
         if meta["choices"] is not None:
             if value == ():
                 raise UserError(f"{name} should name at least one of {', '.join(meta['choices'])}.")
@@ -81,7 +92,7 @@ class Group:
                     raise UserError(f"{name} should be one of {', '.join(meta['choices'])}. Received: {one!r}")
         if isinstance(value, int | float) and not isinstance(value, bool):
             for key, words, holds in _BOUNDS:
-                if meta[key] is not None and not holds(value, meta[key]):  # NaN fails every comparison, so it is refused
+                if meta[key] is not None and not holds(value, meta[key]):
                     raise UserError(f"{name} should be {words} {meta[key]}. Received: {value!r}")
 
 
@@ -233,8 +244,8 @@ class TrainConfig(Group):
     monitor: str = _field(
         "NDCG@20", "validation metric that picks the best epoch", choices=("HR@5", "HR@10", "HR@20", "NDCG@5", "NDCG@10", "NDCG@20", "MRR")
     )
-    buckets: int = _field(4, "length buckets: more waste less on padding and take longer to compile", low=1)
-    seed: int = _field(0, "seed of weights, shuffling, augmentation and dropout", low=0)
+    buckets: int = _field(8, "length buckets: more of them waste less on padding, and take longer to compile under XLA", low=1)
+    seed: int = _field(0, "seed of weights, shuffling, augmentation and dropout", low=0, high=2**32 - 1)
     mixed_precision: bool = _field(False, "compute in bfloat16, keep weights in float32")
     xla: str = _field("auto", "compile the training step with XLA", choices=("auto", "on", "off"))
     eval_batch_size: int = _field(256, "users a batch when ranking", low=1)
@@ -377,7 +388,7 @@ def resolve(preset: str | None = None, file: str | Path | None = None, flags: Ma
     data = values.get("data", {})
     dataset = (flags or {}).get("dataset") or (data.get("dataset") if isinstance(data, dict) else None) or DataConfig().dataset
     name = preset or values.get("preset") or ("simulated" if dataset == "simulated" else "default")
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise UserError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
     config = _updated(Config(), PRESETS[name], "preset").with_preset(name)
     config = Config.from_dict(values, base=config, where=str(file))

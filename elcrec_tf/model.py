@@ -149,7 +149,8 @@ class ELCRec(keras.Model):
         states = y_pred["states"] if len(target.shape) == 2 else y_pred["user"]
         size = self._arguments["hidden_size"]
         queries = self.item_embedding.queries(ops.reshape(states, (-1, size)))
-        targets, keys = ops.reshape(target, (-1,)), self.item_embedding.keys()
+        # Outside a layer's call nothing casts the item table: under mixed precision it would stay float32.
+        targets, keys = ops.reshape(target, (-1,)), ops.cast(self.item_embedding.keys(), queries.dtype)
         if self._arguments["next_item"] == "bce":
             return bce_loss(queries, targets, ops.reshape(y["negative"], (-1,)), keys)
         if self._arguments["next_item"] == "sampled_softmax":

@@ -16,7 +16,7 @@ from elcrec_tf.errors import UserError
 
 
 def read_log(path: Path, format: str, config: DataConfig, name: str) -> Sequences:  # noqa: A002 - as the flag is called
-    """Read a log file into chronological sequences: see `log_sequences`.
+    """Read a log file into chronological sequences: `read_log_events`, then the k-core.
 
     Args:
         path: a file, or a folder of Parquet files.
@@ -27,31 +27,44 @@ def read_log(path: Path, format: str, config: DataConfig, name: str) -> Sequence
     Raises:
         UserError: naming file, line or column and the remedy, for any fault of the file.
     """
+    return to_sequences(read_log_events(path, format, config), name, config.k_core)
+
+
+def read_log_events(path: Path, format: str, config: DataConfig) -> Events:  # noqa: A002 - as the flag is called
+    """Read all events of a log file that pass the filter; see `read_log`, and `log_events` for their order."""
     flags = {config.user_column: "--user-column", config.item_column: "--item-column", config.time_column: "--time-column"}
     if len(flags) < 3:
         raise UserError(f"--user-column, --item-column and --time-column should name three columns. Received: {', '.join(flags)}")
     if config.filter_column is not None:
         flags.setdefault(config.filter_column, "--filter-column")
-    return log_sequences(read_table(path, format, flags), config, name)
+    return log_events(read_table(path, format, flags), config)
 
 
 def log_sequences(table: Table, config: DataConfig, name: str) -> Sequences:
-    """Chronological sequences from a table with one interaction a row.
+    """Chronological sequences from a table with one interaction a row: `log_events`, then the k-core.
+
+    Raises:
+        UserError: as `log_events`, and when nothing is left.
+    """
+    return to_sequences(log_events(table, config), name, config.k_core)
+
+
+def log_events(table: Table, config: DataConfig) -> Events:
+    """Events from a table with one interaction a row.
 
     Rows are filtered first, so that rows filtered out may lack a user, item or time. Ids become text; rows of a user are sorted by time,
     ties staying in the order of the file. A repeated interaction counts as often as it occurs. Items and users are numbered in the order
     in which the filtered rows name them.
 
     Raises:
-        UserError: for filter options that do not fit, a missing user, item or time, times that cannot be read, and when nothing is left.
+        UserError: for filter options that do not fit, a missing user, item or time, and times that cannot be read.
     """
     table, dropped = _filtered(table, config)
     users, user_ids = _encode(required_text(table, config.user_column))
     items, item_ids = _encode(required_text(table, config.item_column))
     times = time_column(table, config.time_column)
     order = np.lexsort((times, users))  # stable
-    events = Events(table.source, users[order], items[order], user_ids, item_ids, times[order], dropped)
-    return to_sequences(events, name, config.k_core)
+    return Events(table.source, users[order], items[order], user_ids, item_ids, times[order], dropped)
 
 
 def read_titles(path: Path) -> dict[str, str]:

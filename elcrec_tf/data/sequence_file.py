@@ -14,9 +14,7 @@ from elcrec_tf.errors import UserError
 
 
 def read_sequence_file(path: Path, name: str, k_core: int) -> Sequences:
-    """Read a sequence file; the result has no timestamps.
-
-    Items are numbered by their first appearance in the file, also where the ids are integers. Blank lines are skipped.
+    """Read a sequence file: `read_sequence_events`, then the k-core. The result has no timestamps.
 
     Args:
         path: an existing UTF-8 file.
@@ -24,8 +22,18 @@ def read_sequence_file(path: Path, name: str, k_core: int) -> Sequences:
         k_core: see `DataConfig.k_core`.
 
     Raises:
-        UserError: with the line, for broken encoding, a user without items, a user who has two lines; for an empty file; when
-            nothing is left after the k-core.
+        UserError: as `read_sequence_events`, and when nothing is left after the k-core.
+    """
+    return to_sequences(read_sequence_events(path), name, k_core)
+
+
+def read_sequence_events(path: Path) -> Events:
+    """Read all events of a sequence file.
+
+    Items are numbered by their first appearance in the file, also where the ids are integers. Blank lines are skipped.
+
+    Raises:
+        UserError: with the line, for broken encoding, a user without items, a user who has two lines; for an empty file.
     """
     line_of_user: dict[str, int] = {}
     code_of_item: dict[str, int] = {}
@@ -44,14 +52,13 @@ def read_sequence_file(path: Path, name: str, k_core: int) -> Sequences:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     if not lengths:
         raise UserError(f"{path}: is empty; each line should hold a user and the items of that user")
-    events = Events(
+    return Events(
         source=str(path),
         users=np.repeat(np.arange(len(lengths)), np.frombuffer(lengths, np.int64)),
         items=np.frombuffer(items, np.int32),
         user_ids=np.array(list(line_of_user), dtype=object),
         item_ids=np.array(list(code_of_item), dtype=object),
     )
-    return to_sequences(events, name, k_core)
 
 
 def _check_line(path: Path, number: int, user: str, history: list[str], line_of_user: dict[str, int]) -> None:

@@ -17,6 +17,8 @@ from elcrec_tf.ranking import exclude_items
 NO_INTENT = -1
 """Intent of a history without a known item."""
 
+_HISTORY = tf.TensorSpec([None, None], tf.string, name="history")
+
 
 class Prepared(NamedTuple):
     """A batch of raw histories as the model takes it.
@@ -61,7 +63,8 @@ class ServingModule(tf.Module):
         self._fixed_width = bool(model.get_config()["official_padding"])
         # As an attribute the Keras model would travel along with all its functions, a training step compiled with XLA among them, and
         # TF Serving refuses XLA. Functions are not tracked, so the variables are, by themselves.
-        self._encode = partial(model, training=False)
+        call: Any = model
+        self._encode = partial(call, training=False)
         self._queries = model.item_embedding.queries
         self._variables = [weight.value for weight in (*model.encoder.weights, *model.cluster_centers.weights)]
         self._keys = tf.Variable(tf.cast(model.item_embedding.keys(), tf.float32), trainable=False, name="item_keys")
@@ -79,7 +82,7 @@ class ServingModule(tf.Module):
             "recommend_with_history": self.recommend_with_history.get_concrete_function(),
         }
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.string, name="history")])
+    @tf.function(input_signature=[_HISTORY], autograph=False)
     def recommend(self, history: tf.Tensor) -> dict[str, tf.Tensor]:
         """The best items that a history does not have yet.
 
@@ -91,7 +94,7 @@ class ServingModule(tf.Module):
         scores, intent = self.score(prepared)
         return {**self.top_items(scores, prepared.items, self.top_k), "intent": intent, "fallback": prepared.fallback}
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.string, name="history")])
+    @tf.function(input_signature=[_HISTORY], autograph=False)
     def recommend_with_history(self, history: tf.Tensor) -> dict[str, tf.Tensor]:
         """As `recommend`, with items of the history among the recommendations."""
         prepared = self.prepare(history)

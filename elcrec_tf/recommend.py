@@ -1,0 +1,147 @@
+"""Asks an exported model: for one history, or for every user of a file. `python -m elcrec_tf.recommend SAVED_MODEL_DIR ...`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from elcrec_tf.cli import add_config_flags, config_flags, import_tensorflow, make_parser, run
+from elcrec_tf.config import DataConfig
+from elcrec_tf.serving.batch import USERS_AT_A_TIME, check_output, coverage, read_events, recommend_events, write_tables
+from elcrec_tf.serving.layout import read_metadata, version_folder
+
+if TYPE_CHECKING:
+    from elcrec_tf.serving.recommender import Recommender
+
+_DEFAULT_K = 10
+
+
+def main(argv: list[str]) -> int:
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    _check_flags(parser, arguments)
+    config = DataConfig(**config_flags(arguments))
+    # A wrong path or a bad file should not have to wait for TensorFlow.
+    read_metadata(version_folder(arguments.saved_model))
+    events = None
+    if arguments.input is not None:
+        check_output(arguments.output, arguments.input)
+        events = read_events(arguments.input, config)
+
+    import_tensorflow()
+    from elcrec_tf.serving.recommender import Recommender
+
+    recommender = Recommender.load(arguments.saved_model)
+    k = min(_DEFAULT_K, recommender.top_k) if arguments.k is None else arguments.k
+    recommender.check_k(k)
+    if events is None:
+        _answer_history(recommender, arguments, k)
+        return 0
+    known = coverage(recommender, events)
+    batches = recommend_events(recommender, events, k, arguments.include_history)
+    rows = write_tables(arguments.output, _with_progress(batches, math.ceil(known.users / USERS_AT_A_TIME)))
+    print(f"{arguments.output}: {rows} recommendations for {known.users} users")
+    if known.unknown_events:
+        _note(f"{known.unknown_events} of {known.events} events are of items that the model does not know; they were ignored")
+    if known.fallback_users:
+        _note(f"{known.fallback_users} of {known.users} users have no item that the model knows; the most popular items answer them")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser("recommend", "Recommend items with an exported model.")
+    parser.add_argument(
+        "saved_model",
+        metavar="SAVED_MODEL_DIR",
+        type=Path,
+        help="an exported model's folder (its newest version answers), or one version's",
+    )
+    question = parser.add_mutually_exclusive_group(required=True)
+    question.add_argument("--history", metavar="ID", nargs="+", help="item ids of one history, oldest first")
+    question.add_argument(
+        "--input", metavar="FILE", type=Path, help="file with many histories: a CSV, Parquet or JSONL log, or 'user item item ...' text"
+    )
+    parser.add_argument("--output", metavar="FILE", type=Path, help="where to write the answers to --input: .csv, .parquet or .jsonl")
+    parser.add_argument("--k", metavar="N", type=int, help=f"recommendations a history (default: {_DEFAULT_K})")
+    parser.add_argument("--include-history", action="store_true", help="recommend items of the history, too")
+    parser.add_argument("--json", action="store_true", help="print the answer to --history as JSON")
+    add_config_flags(parser, [DataConfig], only=("format", "user_column", "item_column", "time_column"))
+    return parser
+
+
+def _check_flags(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Flags that do not go together end the program like any other wrong flag."""
+    if arguments.k is not None and arguments.k < 1:
+        parser.error(f"--k should be at least 1. Received: {arguments.k}")
+    if (arguments.input is None) != (arguments.output is None):
+        parser.error("--input and --output go together")
+    if arguments.input is not None and arguments.json:
+        parser.error("--json goes with --history; --output FILE.jsonl gives the answers to --input as JSON Lines")
+    if arguments.input is None and config_flags(arguments):
+        parser.error("--format and the names of columns go with --input")
+
+
+def _answer_history(recommender: Recommender, arguments: argparse.Namespace, k: int) -> None:
+    history = arguments.history
+    answers = recommender.answer([history], k, arguments.include_history)
+    fallback, intent = bool(answers.fallback[0]), int(answers.intent[0])
+    unknown = [raw for raw, known in zip(history, recommender.known(history), strict=True) if not known]
+    rows = [
+        {"rank": rank, "item": raw, "title": recommender.catalog.titles.get(raw), "score": float(str(score))}
+        for rank, (raw, score) in enumerate(zip(answers.item_ids[0], answers.scores[0], strict=True), 1)
+        if raw
+    ]
+    if arguments.json:
+        answer = {"history": history, "unknown": unknown, "fallback": fallback, "intent": intent, "recommendations": rows}
+        print(json.dumps(answer, indent=2))
+        return
+    print(_table(rows) if rows else "nothing is left to recommend: the history has every item")
+    if unknown:
+        _note(f"the model does not know {', '.join(map(_shown, unknown))}; ignored")
+    if fallback:
+        _note("no item of the history is known, so these are the most popular items (score: events in the training data)")
+
+
+def _table(rows: list[dict[str, object]]) -> str:
+    """Rows as aligned text; the title's column only where there is a title."""
+    from rich.cells import cell_len
+
+    columns = ["rank", "item", *(["title"] if any(row["title"] for row in rows) else []), "score"]
+    score_format = "{:.4f}".format
+    lines = [columns, *([score_format(row[name]) if name == "score" else _shown(row[name]) for name in columns] for row in rows)]
+    widths = [max(cell_len(line[column]) for line in lines) for column in range(len(columns))]
+    right = ("rank", "score")
+
+    def padded(text: str, width: int, name: str) -> str:
+        space = " " * (width - cell_len(text))
+        return space + text if name in right else text + space
+
+    return "\n".join("  ".join(map(padded, line, widths, columns)) for line in lines)
+
+
+def _shown(value: object) -> str:
+    """An id or title that keeps to its line: odd characters escaped, and quoted where a reader could not tell."""
+    text = "" if value is None else str(value)
+    return text if text.isprintable() and text == text.strip() else json.dumps(text)
+
+
+def _with_progress(batches: Iterable[Any], total: int) -> Iterable[Any]:
+    """The batches, with a bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(batches, "recommending", total, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,141 @@
+"""Recommendations for every user of a file, read as a log is read for training, written piece by piece.
+
+Imports no TensorFlow: the caller brings the `Recommender`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from elcrec_tf.config import DataConfig
+from elcrec_tf.data.events import Events
+from elcrec_tf.data.interactions import read_log_events
+from elcrec_tf.data.sequence_file import read_sequence_events
+from elcrec_tf.data.tables import FORMATS, file_format
+from elcrec_tf.errors import UserError
+from elcrec_tf.files import atomic_path
+
+if TYPE_CHECKING:
+    from elcrec_tf.serving.recommender import Recommender
+
+SCHEMA = pa.schema([("user", pa.string()), ("rank", pa.int32()), ("item", pa.string()), ("score", pa.float32())])
+"""Columns of the output: a row a recommendation, rank 1 is the best, users in the order of the input."""
+
+USERS_AT_A_TIME = 2048
+_OUTPUTS = {ending: kind for ending, kind in FORMATS.items() if kind != "sequences"}
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How much of an input the exported model knows.
+
+    Attributes:
+        users, events: of the input.
+        unknown_events: events whose item is not in the catalogue; they are ignored.
+        fallback_users: users without a known item; the most popular items answer them.
+    """
+
+    users: int
+    events: int
+    unknown_events: int
+    fallback_users: int
+
+
+def check_output(output: Path, source: Path) -> None:
+    """Raise `UserError` when the output's ending names no format, or when writing it would replace a folder or the input."""
+    if output.suffix.lower() not in _OUTPUTS:
+        raise UserError(f"{output}: unknown format; --output should end in {', '.join(_OUTPUTS)}")
+    if output.is_dir():
+        raise UserError(f"{output}: is a folder; give --output the name of a file")
+    if output.exists() and source.exists() and output.samefile(source):
+        raise UserError(f"{output}: is the input itself; give --output another name")
+
+
+def read_events(source: Path, config: DataConfig) -> Events:
+    """All events of a log or a sequence file, chronological within a user: no k-core, no user left out.
+
+    Args:
+        source: an existing file.
+        config: its format and the names of its columns.
+
+    Raises:
+        UserError: naming file, line or column, for any fault of the file.
+    """
+    format = file_format(source, config.format)  # noqa: A001 - as the flag is called
+    return read_sequence_events(source) if format == "sequences" else read_log_events(source, format, config)
+
+
+def coverage(recommender: Recommender, events: Events) -> Coverage:
+    """Count what the model does not know."""
+    known = recommender.known(events.item_ids)[events.items]
+    return Coverage(
+        users=len(events.user_ids),
+        events=len(events.users),
+        unknown_events=int(np.sum(~known)),
+        fallback_users=len(events.user_ids) - len(np.unique(events.users[known])),
+    )
+
+
+def recommend_events(
+    recommender: Recommender, events: Events, k: int, include_history: bool = False, users_at_a_time: int = USERS_AT_A_TIME
+) -> Iterator[pa.Table]:
+    """Yield tables of `SCHEMA` for `users_at_a_time` users each, `ceil(users / users_at_a_time)` of them."""
+    ends = np.cumsum(np.bincount(events.users, minlength=len(events.user_ids)))
+    starts = np.concatenate([[0], ends[:-1]])
+    for first in range(0, len(ends), users_at_a_time):
+        users = slice(first, first + users_at_a_time)
+        histories = [events.item_ids[events.items[a:b]].tolist() for a, b in zip(starts[users], ends[users], strict=True)]
+        answers = recommender.answer(histories, k, include_history)
+        row, column = np.nonzero(answers.item_ids != "")  # a user who has everything gets no row
+        columns = [events.user_ids[users][row], (column + 1).astype(np.int32), answers.item_ids[row, column], answers.scores[row, column]]
+        yield pa.table(columns, schema=SCHEMA)
+
+
+def write_tables(output: Path, tables: Iterable[pa.Table]) -> int:
+    """Write tables of `SCHEMA` as they come, as CSV, Parquet or JSON Lines by the file's ending; the file appears when it is whole.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        UserError: when the file cannot be written.
+    """
+    rows = 0
+    try:
+        with atomic_path(output) as temporary, _writer(temporary, _OUTPUTS[output.suffix.lower()]) as write:
+            for table in tables:
+                write(table)
+                rows += table.num_rows
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written ({error.strerror or error}); give --output another name") from None
+    return rows
+
+
+@contextmanager
+def _writer(path: Path, format: str) -> Iterator[Callable[[pa.Table], object]]:  # noqa: A002 - as the flag is called
+    if format == "csv":
+        with pyarrow.csv.CSVWriter(path, SCHEMA) as csv_writer:
+            yield csv_writer.write_table
+    elif format == "parquet":
+        with pq.ParquetWriter(path, SCHEMA) as parquet_writer:
+            yield parquet_writer.write_table
+    else:
+        with path.open("w", encoding="utf-8", newline="\n") as file:
+            yield lambda table: file.writelines(_json_lines(table))
+
+
+def _json_lines(table: pa.Table) -> Iterator[str]:
+    # As text a float32 has the digits that it needs; as a Python float it has twice as many.
+    scores = table["score"].cast(pa.string()).to_pylist()
+    for user, rank, item, score in zip(*(table[name].to_pylist() for name in ("user", "rank", "item")), scores, strict=True):
+        yield json.dumps({"user": user, "rank": rank, "item": item, "score": float(score)}, ensure_ascii=False) + "\n"

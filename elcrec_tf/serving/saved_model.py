@@ -1,0 +1,156 @@
+"""Writes a trained model as a SavedModel that TF Serving and `Recommender` read."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shlex
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+
+from elcrec_tf import __version__
+from elcrec_tf.data.catalog import Catalog
+from elcrec_tf.data.datasets import short_name
+from elcrec_tf.errors import UserError
+from elcrec_tf.files import write_json
+from elcrec_tf.model import ELCRec
+from elcrec_tf.run_folder import RunFolder
+from elcrec_tf.serving.layout import CATALOG, METADATA, SAVED_MODEL, versions
+from elcrec_tf.serving.signatures import ServingModule
+
+
+def export_saved_model(
+    model: ELCRec, catalog: Catalog, directory: str | Path, top_k: int = 100, metadata: Mapping[str, Any] | None = None
+) -> Path:
+    """Write `directory/<version>/`, one above the highest version there (1 at first). It appears when it is whole.
+
+    The SavedModel has the signatures of `ServingModule`; it needs TensorFlow alone, neither Keras nor this package. Beside it lie
+    `assets.extra/metadata.json` and `assets.extra/catalog.parquet` (ids, training counts, titles).
+
+    Args:
+        model: the trained model.
+        catalog: its items.
+        directory: the model's folder; made if need be.
+        top_k: recommendations a history; a smaller catalogue gives all its items.
+        metadata: what else metadata.json should say (config, data set, metrics), ready for JSON.
+
+    Returns:
+        The version's folder.
+
+    Raises:
+        UserError: for a folder that cannot be written, a model with weights that are not finite, and where `ServingModule` refuses the
+            model, the catalogue or `top_k`.
+    """
+    directory = Path(directory)
+    try:
+        module = ServingModule(model, catalog, top_k)
+    except ValueError as error:
+        raise UserError(f"the model cannot be exported: {error}") from None
+    if not all(np.isfinite(variable.numpy()).all() for variable in module.variables):
+        raise UserError("the model cannot be exported: some of its weights are NaN or infinite; train it again")
+    try:
+        with _temporary_folder(directory) as temporary:
+            _write(module, catalog, temporary, metadata or {})
+            return _publish(temporary, directory)
+    except (OSError, tf.errors.OpError) as error:
+        reason = getattr(error, "strerror", None) or getattr(error, "message", None) or error
+        raise UserError(f"{directory}: cannot be written ({reason}); choose another folder for the export") from None
+
+
+def export_run(
+    folder: RunFolder, directory: str | Path | None, console: Console, top_k: int = 100, example: Sequence[str] | None = None
+) -> Path:
+    """Export the best model of a run with its config, data set and test metrics, and print where it went and how to ask it.
+
+    Args:
+        folder: the run.
+        directory: the model's folder; `saved_models/<data set>` if None.
+        console: where to print.
+        top_k: see `export_saved_model`.
+        example: ids for the printed command; the two most popular items if None.
+
+    Returns:
+        The version's folder.
+
+    Raises:
+        UserError: as `export_saved_model`, and for a folder that holds no run or no model yet.
+    """
+    config, catalog, metrics = folder.config(), folder.catalog(), _metrics(folder)
+    name = metrics.get("dataset") or short_name(Path(config.data.dataset))
+    metadata = {
+        "config": config.to_dict(),
+        "dataset": {"name": name, "fingerprint": metrics.get("fingerprint")},
+        "test_metrics": metrics.get("test"),
+    }
+    directory = Path("saved_models", name) if directory is None else Path(directory)
+    version = export_saved_model(folder.load_model(), catalog, directory, top_k, metadata)
+    example = example or catalog.raw(np.argsort(-catalog.counts, kind="stable")[:2] + 1)
+    command = shlex.join(["python", "-m", "elcrec_tf.recommend", str(directory), "--history", *example])
+    for line in (f"exported {folder.path} to {version}", f"ask it with: {command}"):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return version
+
+
+def _metrics(folder: RunFolder) -> dict[str, Any]:
+    """A run's metrics.json; empty where it has none (training was cut short)."""
+    try:
+        return json.loads(folder.metrics_file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder.metrics_file}: cannot be read ({error}); evaluate the run again") from None
+
+
+@contextlib.contextmanager
+def _temporary_folder(directory: Path) -> Iterator[Path]:
+    """A new folder in `directory` whose name is no version. On failure it goes again, and so does `directory` where it was not there."""
+    new = not directory.exists()
+    directory.mkdir(parents=True, exist_ok=True)
+    if (directory / SAVED_MODEL).exists():
+        raise UserError(f"{directory}: is itself a version of an exported model; give the folder above it")
+    temporary = directory / f".export-{uuid.uuid4().hex[:8]}"
+    try:
+        temporary.mkdir()
+        yield temporary
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if new:
+            with contextlib.suppress(OSError):  # someone else has put something there
+                directory.rmdir()
+        raise
+
+
+def _write(module: ServingModule, catalog: Catalog, folder: Path, metadata: Mapping[str, Any]) -> None:
+    signatures = module.signatures()
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+    catalog.save(folder / CATALOG)
+    own = {
+        "elcrec_tf": __version__,
+        "tensorflow": tf.__version__,
+        "num_items": catalog.num_items,
+        "max_length": module.max_length,
+        "top_k": module.top_k,
+        "signatures": sorted(signatures),
+    }
+    write_json(folder / METADATA, {**metadata, **own})
+
+
+def _publish(temporary: Path, directory: Path) -> Path:
+    """Give a whole export the next version number. Two exports at a time get two numbers."""
+    while True:
+        version = directory / str(max(versions(directory), default=0) + 1)
+        try:
+            os.rename(temporary, version)  # fails where another export has just taken the name
+            return version
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise

@@ -1,0 +1,86 @@
+import math
+
+import keras
+import numpy as np
+import pytest
+
+from elcrec_tf.layers.attention_block import AttentionBlock
+from tests.layers.check_layer import check_layer
+
+RNG = np.random.default_rng(0)
+STATES = RNG.normal(size=(3, 5, 8)).astype("float32")
+OPEN = np.zeros((3, 1, 5, 5), "float32")
+
+
+@pytest.fixture(scope="module")
+def block():
+    keras.utils.set_random_seed(0)
+    return AttentionBlock(2)
+
+
+def test_layer(tmp_path):
+    arguments = {"num_heads": 2, "feed_forward_size": 12, "dropout": 0.1, "epsilon": 1e-6}
+    check_layer(AttentionBlock, arguments, (STATES, OPEN), tmp_path, trains=False)
+
+
+def test_gradients_reach_every_weight(block):
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(block(STATES, OPEN) * RNG.normal(size=STATES.shape).astype("float32"))
+    weights = block.trainable_weights
+    gradients = tape.gradient(loss, weights)
+    for weight, gradient in zip(weights, gradients, strict=True):
+        assert np.abs(np.asarray(gradient)).max() > 1e-7, weight.path
+
+
+def test_output_is_normalised(block):
+    """The last operation is LayerNorm with scale 1 and shift 0."""
+    output = np.asarray(block(STATES, OPEN))
+    np.testing.assert_allclose(output.mean(-1), 0, atol=1e-5)
+    np.testing.assert_allclose(output.std(-1), 1, rtol=1e-4)
+
+
+def test_equals_a_plain_numpy_computation(block):
+    """Post-LN: LN(x + attention), then LN(y + W2 gelu(W1 y)) with the exact GELU, head by head."""
+    causal = np.where(np.tril(np.ones((5, 5), bool)), 0, -1e4).astype("float32")[None, None]
+
+    def norm(x):
+        return (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True)
+
+    def dense(layer, x):
+        return x @ np.asarray(layer.kernel, np.float64) + np.asarray(layer.bias, np.float64)
+
+    x = STATES.astype(np.float64)
+    query, key, value = np.split(dense(block.query_key_value, x), 3, axis=-1)
+    heads = []
+    for part in (slice(0, 4), slice(4, 8)):
+        scores = query[..., part] @ key[..., part].swapaxes(1, 2) / math.sqrt(4) + causal[:, 0]
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        heads.append(weights / weights.sum(-1, keepdims=True) @ value[..., part])
+    y = norm(x + dense(block.attention_output, np.concatenate(heads, axis=-1)))
+    wide = dense(block.expand, y)
+    gelu = wide * 0.5 * (1 + np.vectorize(math.erf)(wide / math.sqrt(2)))
+    expected = norm(y + dense(block.contract, gelu))
+    np.testing.assert_allclose(block(STATES, causal), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_masked_position_is_not_seen(block):
+    bias = OPEN.copy()
+    bias[..., 2] = -1e4
+    changed = STATES.copy()
+    changed[:, 2] += 1
+    others = [0, 1, 3, 4]
+    np.testing.assert_allclose(np.asarray(block(STATES, bias))[:, others], np.asarray(block(changed, bias))[:, others], rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_is_on_in_training_only():
+    block = AttentionBlock(2, dropout=0.5)
+    once, again = (np.asarray(block(STATES, OPEN, training=False)) for _ in range(2))
+    np.testing.assert_array_equal(once, again)
+    assert np.abs(np.asarray(block(STATES, OPEN, training=True)) - once).max() > 1e-3
+
+
+def test_heads_divide_the_size():
+    with pytest.raises(ValueError, match="`num_heads` should divide .* num_heads=3, size=8"):
+        AttentionBlock(3)(STATES, OPEN)

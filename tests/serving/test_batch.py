@@ -1,0 +1,179 @@
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+from elcrec_tf.config import DataConfig
+from elcrec_tf.data.events import Events
+from elcrec_tf.errors import UserError
+from elcrec_tf.serving.batch import SCHEMA, Coverage, check_output, coverage, read_events, recommend_events, write_tables
+from elcrec_tf.serving.recommender import Recommender
+from tests.serving.conftest import ODD
+
+# Out of order in time; users interleaved; "two" has one event, "new" none that is known.
+LOG = [
+    ("one", "i2", 20),
+    ("two", "i9", 5),
+    ("one", "i1", 10),
+    ("new", "nobody", 1),
+    ("one", "nothing", 15),
+    ("one", "i1", 30),
+]
+HISTORIES = {"one": ["i1", "nothing", "i2", "i1"], "two": ["i9"], "new": ["nobody"]}
+
+
+@pytest.fixture(scope="module")
+def recommender(exported):
+    return Recommender.load(exported)
+
+
+def write_log(path, names=("user", "item", "timestamp")):
+    table = pa.table(dict(zip(names, (list(column) for column in zip(*LOG, strict=True)), strict=True)))
+    if path.suffix == ".csv":
+        pyarrow.csv.write_csv(table, path)
+    elif path.suffix == ".parquet":
+        pq.write_table(table, path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
+    return path
+
+
+def read_output(path):
+    """Rows (user, rank, item, score) of an output file."""
+    if path.suffix == ".csv":
+        convert = pyarrow.csv.ConvertOptions(column_types=SCHEMA)
+        parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
+        rows = pyarrow.csv.read_csv(path, parse_options=parse, convert_options=convert).to_pylist()
+    elif path.suffix == ".parquet":
+        table = pq.read_table(path)
+        assert table.schema == SCHEMA
+        rows = table.to_pylist()
+    else:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [(row["user"], row["rank"], row["item"], np.float32(row["score"])) for row in rows]
+
+
+def expected_rows(recommender, histories, k):
+    answers = recommender.recommend(list(histories.values()), k)
+    return [
+        (user, rank, item.item_id, np.float32(item.score))
+        for user, items in zip(histories, answers, strict=True)
+        for rank, item in enumerate(items, 1)
+    ]
+
+
+@pytest.mark.parametrize("output", ["out.csv", "out.parquet", "out.jsonl"])
+@pytest.mark.parametrize("source", ["log.csv", "log.parquet", "log.jsonl"])
+def test_every_format_in_and_out(recommender, tmp_path, source, output):
+    events = read_events(write_log(tmp_path / source), DataConfig())
+    rows = write_tables(tmp_path / output, recommend_events(recommender, events, 3))
+    assert rows == 9
+    assert read_output(tmp_path / output) == expected_rows(recommender, HISTORIES, 3)
+
+
+def test_sequence_files_are_read_too(recommender, tmp_path):
+    (tmp_path / "in.txt").write_text("u1 i3 i2\nu2 i7\n")
+    events = read_events(tmp_path / "in.txt", DataConfig())
+    write_tables(tmp_path / "out.csv", recommend_events(recommender, events, 2))
+    assert read_output(tmp_path / "out.csv") == expected_rows(recommender, {"u1": ["i3", "i2"], "u2": ["i7"]}, 2)
+
+
+def test_columns_can_have_other_names(recommender, tmp_path):
+    path = write_log(tmp_path / "log.csv", names=("who", "what", "when"))
+    events = read_events(path, DataConfig(user_column="who", item_column="what", time_column="when"))
+    assert list(events.user_ids) == list(HISTORIES)
+    with pytest.raises(UserError, match="no column 'user'.*--user-column"):
+        read_events(path, DataConfig())
+
+
+@pytest.mark.parametrize("users_at_a_time", [1, 2, 3])
+def test_pieces_make_up_the_whole(recommender, tmp_path, users_at_a_time):
+    events = read_events(write_log(tmp_path / "log.csv"), DataConfig())
+    tables = list(recommend_events(recommender, events, 4, users_at_a_time=users_at_a_time))
+    assert len(tables) == -(-3 // users_at_a_time)
+    rows = [tuple(row.values()) for table in tables for row in table.to_pylist()]
+    for row, expected in zip(rows, expected_rows(recommender, HISTORIES, 4), strict=True):
+        assert row[:3] == expected[:3]
+        assert row[3] == pytest.approx(expected[3], rel=1e-5, abs=1e-5)
+
+
+def test_coverage_counts_what_is_unknown(recommender, tmp_path):
+    events = read_events(write_log(tmp_path / "log.csv"), DataConfig())
+    assert coverage(recommender, events) == Coverage(users=3, events=6, unknown_events=2, fallback_users=1)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "jsonl"])
+def test_odd_ids_survive(recommender, tmp_path, ending):
+    users = ["a\nb", 'q"uo,te', " padded ", "ユーザー"]
+    table = pa.table({"user": users, "item": ["i1", ODD[0], "i2", ODD[4]], "timestamp": [1, 2, 3, 4]})
+    pq.write_table(table, tmp_path / "in.parquet")
+    events = read_events(tmp_path / "in.parquet", DataConfig())
+    output = tmp_path / f"out.{ending}"
+    write_tables(output, recommend_events(recommender, events, 12))
+    histories = dict(zip(users, ([item] for item in table["item"].to_pylist()), strict=True))
+    assert read_output(output) == expected_rows(recommender, histories, 12)
+    assert {row[2] for row in read_output(output)} & set(ODD)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "jsonl"])
+def test_a_user_who_has_everything_gets_no_row(recommender, catalog, tmp_path, ending):
+    size = catalog.num_items
+    everything = Events("log", np.zeros(size, int), np.arange(size), np.array(["u"], object), catalog.ids)
+    output = tmp_path / f"out.{ending}"
+    assert write_tables(output, recommend_events(recommender, everything, 5)) == 0
+    assert read_output(output) == []
+
+
+def test_include_history(recommender, tmp_path):
+    events = read_events(write_log(tmp_path / "log.csv"), DataConfig())
+    (table,) = recommend_events(recommender, events, 12, include_history=True)
+    items = [row["item"] for row in table.to_pylist() if row["user"] == "two"]
+    assert items == [item.item_id for item in recommender.recommend([["i9"]], 12, include_history=True)[0]]
+
+
+def test_a_failure_leaves_the_old_file(recommender, tmp_path):
+    (tmp_path / "out.csv").write_text("old")
+
+    def tables():
+        yield SCHEMA.empty_table()
+        raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        write_tables(tmp_path / "out.csv", tables())
+    assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
+    assert (tmp_path / "out.csv").read_text() == "old"
+
+
+def test_outputs_that_cannot_be_written_are_user_errors(tmp_path):
+    source = write_log(tmp_path / "log.csv")
+    (tmp_path / "folder.csv").mkdir()
+    for output, message in (
+        (tmp_path / "out.xlsx", "unknown format.*.csv"),
+        (tmp_path / "out.txt", "unknown format"),
+        (tmp_path / "out", "unknown format"),
+        (tmp_path / "folder.csv", "is a folder"),
+        (source, "is the input itself"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_output(output, source)
+    check_output(tmp_path / "new" / "out.csv", source)
+    with pytest.raises(UserError, match="cannot be written"):
+        write_tables(source / "out.csv", [])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("user,item,timestamp\n", "is empty"),
+        ("user,item\nu,i1\n", "no column 'timestamp'.*--time-column"),
+        ("user,item,timestamp\nu,i1,1\nu,,2\n", "line 3: column 'item' is missing"),
+        ("user,item,timestamp\nu,i1,soon\n", "line 2: column 'timestamp'"),
+    ],
+)
+def test_faults_of_the_input_are_user_errors(tmp_path, text, message):
+    (tmp_path / "log.csv").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_events(tmp_path / "log.csv", DataConfig())

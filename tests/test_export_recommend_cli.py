@@ -1,0 +1,228 @@
+"""`python -m elcrec_tf.export` and `python -m elcrec_tf.recommend`."""
+
+import csv
+import json
+import shlex
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from elcrec_tf import export, recommend
+from elcrec_tf.config import Config
+from elcrec_tf.data.catalog import Catalog
+from elcrec_tf.errors import UserError
+from elcrec_tf.files import write_json
+from elcrec_tf.model import build_model
+from elcrec_tf.run_folder import RunFolder
+
+CONFIG = Config().replace(hidden_size=8, num_layers=1, num_clusters=4, max_length=5, dataset="logs/My Shop.csv")
+IDS = [f"i{number}" for number in range(1, 9)]
+
+
+def make_run(path, metrics=None):
+    keras.utils.set_random_seed(1)
+    folder = RunFolder(path)
+    folder.create(CONFIG, Catalog(IDS, np.array([1, 9, 2, 8, 3, 7, 4, 6]), {"i1": "First", "i2": "Sec\nond", "i3": "三"}))
+    folder.save_model(build_model(CONFIG, len(IDS)))
+    if metrics is not None:
+        write_json(folder.metrics_file, metrics)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    metrics = {"dataset": "shop", "fingerprint": "abc", "test": {"HR@10": 0.25}, "seed": 0}
+    return make_run(tmp_path_factory.mktemp("runs") / "run", metrics).path
+
+
+@pytest.fixture(scope="module")
+def model_dir(run_dir, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("models") / "my model"
+    assert export.main([str(run_dir), "--export-dir", str(directory), "--top-k", "6"]) == 0
+    return directory
+
+
+def in_a_process(module, *arguments):
+    command = [sys.executable, "-m", f"elcrec_tf.{module}", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def ask(capsys, *arguments):
+    assert recommend.main([str(argument) for argument in arguments]) == 0
+    return capsys.readouterr()
+
+
+def test_export_says_where_it_went_and_how_to_ask(run_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert export.main([str(run_dir)]) == 0
+    went, how = capsys.readouterr().out.splitlines()
+    assert went == f"exported {run_dir} to saved_models/shop/1"
+    assert how == "ask it with: python -m elcrec_tf.recommend saved_models/shop --history i2 i4"
+    metadata = json.loads((tmp_path / "saved_models/shop/1/assets.extra/metadata.json").read_text())
+    assert metadata["dataset"] == {"name": "shop", "fingerprint": "abc"}
+    assert metadata["test_metrics"] == {"HR@10": 0.25}
+    assert Config.from_dict(metadata["config"]) == CONFIG
+    assert metadata["top_k"] == len(IDS)
+    answer = ask(capsys, *shlex.split(how.split("elcrec_tf.recommend ")[1]))
+    assert answer.out.startswith("rank")
+
+
+def test_a_run_without_metrics_exports_under_its_files_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "run")
+    assert export.main(["run"]) == 0
+    assert "to saved_models/my-shop/1" in capsys.readouterr().out
+
+
+def test_the_answer_is_a_table(model_dir, capsys):
+    answer = ask(capsys, model_dir, "--history", "i4", "i5", "--k", "6")
+    header, *rows = answer.out.splitlines()
+    assert header.split() == ["rank", "item", "title", "score"]
+    assert [row.split()[0] for row in rows] == list("123456")
+    assert {row.split()[1] for row in rows} == set(IDS) - {"i4", "i5"}
+    assert '"Sec\\nond"' in answer.out
+    assert answer.err == ""
+
+
+def test_without_titles_the_table_has_no_column_for_them(model_dir, capsys):
+    answer = ask(capsys, model_dir, "--history", "i1", "i2", "i3")
+    assert answer.out.splitlines()[0].split() == ["rank", "item", "score"]
+    assert len(answer.out.splitlines()) == 1 + 5
+
+
+def test_unknown_ids_and_the_fallback_are_said(model_dir, capsys):
+    answer = ask(capsys, model_dir, "--history", "i1", "x y ", "--k", "1")
+    assert answer.err == 'note: the model does not know "x y "; ignored\n'
+    answer = ask(capsys, model_dir, "--history", "nobody", "--k", "2")
+    assert "nobody" in answer.err and "most popular" in answer.err
+    assert [line.split()[1] for line in answer.out.splitlines()[1:]] == ["i2", "i4"]
+
+
+def test_a_history_with_everything_leaves_nothing(model_dir, capsys):
+    assert "nothing is left" in ask(capsys, model_dir, "--history", *IDS).out
+    assert len(ask(capsys, model_dir, "--history", *IDS, "--include-history").out.splitlines()) == 1 + 6
+
+
+def test_json_holds_the_same(model_dir, capsys):
+    answer = json.loads(ask(capsys, model_dir, "--history", "i4", "new", "--k", "3", "--json").out)
+    assert answer["history"] == ["i4", "new"]
+    assert answer["unknown"] == ["new"]
+    assert answer["fallback"] is False
+    assert 0 <= answer["intent"] < 4
+    assert [row["rank"] for row in answer["recommendations"]] == [1, 2, 3]
+    for row in answer["recommendations"]:
+        assert row["title"] == {"i1": "First", "i2": "Sec\nond", "i3": "三"}.get(row["item"])
+    table = ask(capsys, model_dir, "--history", "i4", "--k", "3").out
+    assert [row["item"] for row in answer["recommendations"]] == [line.split()[1] for line in table.splitlines()[1:]]
+
+
+def test_a_file_in_gives_a_file_out(model_dir, tmp_path, capsys):
+    (tmp_path / "log.csv").write_text("who,item,timestamp\na,i1,2\nb,i3,1\na,i2,1\nc,what,1\n")
+    answer = ask(capsys, model_dir, "--input", tmp_path / "log.csv", "--output", tmp_path / "o.csv", "--user-column", "who", "--k", "2")
+    assert answer.out == f"{tmp_path / 'o.csv'}: 6 recommendations for 3 users\n"
+    assert "1 of 4 events are of items that the model does not know" in answer.err
+    assert "1 of 3 users have no item that the model knows" in answer.err
+    with (tmp_path / "o.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["user"], row["rank"]) for row in rows] == [(user, rank) for user in "abc" for rank in "12"]
+    one = json.loads(ask(capsys, model_dir, "--history", "i2", "i1", "--k", "2", "--json").out)["recommendations"]
+    assert [row["item"] for row in rows[:2]] == [row["item"] for row in one]
+    assert float(rows[0]["score"]) == pytest.approx(one[0]["score"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--history", "i1", "--k", "7"], "k should be from 1 to 6.*--top-k"),
+        (["--input", "none.csv", "--output", "o.csv"], "none.csv: there is no such file"),
+        (["--input", "none.csv", "--output", "o.xlsx"], "o.xlsx: unknown format"),
+    ],
+)
+def test_errors_of_a_question(model_dir, arguments, message):
+    with pytest.raises(UserError, match=message):
+        recommend.main([str(model_dir), *arguments])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--history"],
+        ["--history", "i1", "--k", "0"],
+        ["--history", "i1", "--k", "many"],
+        ["--history", "i1", "--output", "o.csv"],
+        ["--history", "i1", "--user-column", "who"],
+        ["--history", "i1", "--input", "i.csv", "--output", "o.csv"],
+        ["--input", "i.csv"],
+        ["--input", "i.csv", "--output", "o.csv", "--json"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_flags_of_recommend(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        recommend.main(["model", *arguments])
+    assert stop.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_errors_of_an_export(run_dir, tmp_path):
+    with pytest.raises(UserError, match="holds no run"):
+        export.main([str(tmp_path)])
+    with pytest.raises(SystemExit, match="2"):
+        export.main([str(run_dir), "--top-k", "0"])
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        export.main([str(run_dir), "--export-dir", str(tmp_path / "file")])
+    unfinished = RunFolder(tmp_path / "unfinished")
+    unfinished.create(CONFIG, Catalog(IDS))
+    with pytest.raises(UserError, match="no model.keras"):
+        export.main([str(unfinished.path)])
+    other = make_run(tmp_path / "other")
+    Catalog(["a", "b"]).save(other.path / "catalog.parquet")
+    with pytest.raises(UserError, match="2 items, the model 8"):
+        export.main([str(other.path), "--export-dir", str(tmp_path / "m")])
+    other.metrics_file.write_text("{")
+    with pytest.raises(UserError, match="metrics.json: cannot be read"):
+        export.main([str(other.path), "--export-dir", str(tmp_path / "m")])
+
+
+def test_the_command_answers_on_standard_output_alone(model_dir):
+    answer = in_a_process("recommend", model_dir, "--history", "i1", "i2", "--json")
+    assert answer.returncode == 0
+    assert answer.stderr == ""
+    assert len(json.loads(answer.stdout)["recommendations"]) == 6
+
+
+def test_the_command_fails_with_one_line(tmp_path):
+    answer = in_a_process("recommend", tmp_path / "nowhere", "--history", "i1")
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert answer.stderr.startswith(f"error: {tmp_path / 'nowhere'}: there is no such folder")
+    assert len(answer.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("module", ["export", "recommend"])
+def test_help_loads_no_tensorflow(module):
+    code = (
+        "import sys, runpy\n"
+        "for name in ('tensorflow', 'keras'): sys.modules[name] = None\n"
+        f"sys.argv = ['{module}', '--help']\n"
+        f"runpy.run_module('elcrec_tf.{module}', run_name='__main__')"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert "usage: python -m elcrec_tf." in answer.stdout
+
+
+def test_the_recommender_loads_no_keras(model_dir):
+    code = (
+        "import sys\n"
+        "for name in ('keras', 'tf_keras'): sys.modules[name] = None\n"
+        "from elcrec_tf import Recommender\n"
+        f"print(Recommender.load({str(model_dir)!r}).recommend([['i1']], k=1)[0][0].item_id)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.strip() in IDS

@@ -1,0 +1,33 @@
+import numpy as np
+import pytest
+
+from elcrec_tf.masking import MASKED_SCORE, attention_bias, masked_mean, valid_mask, weighted_mean
+
+HISTORY = np.array([[0, 0, 5], [7, 5, 6]], "int32")
+
+
+def test_valid_is_true_where_there_is_an_item():
+    np.testing.assert_array_equal(valid_mask(HISTORY), [[False, False, True], [True, True, True]])
+
+
+def test_bias_by_hand():
+    no, yes = MASKED_SCORE, 0
+    expected = [[[no, no, no], [no, no, no], [no, no, yes]], [[yes, no, no], [yes, yes, no], [yes, yes, yes]]]
+    np.testing.assert_array_equal(np.asarray(attention_bias(valid_mask(HISTORY), "float32"))[:, 0], expected)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_bias_is_finite_in_half_precision(dtype):
+    assert np.isfinite(np.asarray(attention_bias(valid_mask(HISTORY), dtype), "float32")).all()
+
+
+def test_masked_mean_by_hand():
+    states = np.float32([[[8], [8], [2]], [[1], [2], [6]], [[1], [1], [1]]])
+    valid = np.array([[False, False, True], [True, True, True], [False, False, False]])
+    np.testing.assert_allclose(masked_mean(states, valid), [[2], [3], [0]])
+
+
+def test_weighted_mean_by_hand():
+    """A zero value with weight 1 counts; no weight at all gives 0."""
+    assert float(weighted_mean(np.float32([4, 0, 9]), np.float32([1, 1, 0]))) == 2
+    assert float(weighted_mean(np.float32([4, 0, 9]), np.float32([0, 0, 0]))) == 0

@@ -1,0 +1,287 @@
+import keras
+import numpy as np
+import pytest
+
+from elcrec_tf.losses import bce_loss, elcm_assign, elcm_paper, nt_xent, sampled_softmax_loss, softmax_loss
+from elcrec_tf.masking import masked_mean, valid_mask
+from elcrec_tf.model import TERMS, ELCRec, build_model
+from tests.toy import NUM_ITEMS, toy_config, toy_model
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+HISTORY = np.array([[0, 0, 1, 2, 3], [0, 4, 5, 6, 1], [0, 0, 0, 0, 2], [3, 5, 1, 2, 6]], "int32")
+TARGET = np.array([[0, 0, 2, 3, 4], [0, 5, 6, 1, 2], [0, 0, 0, 0, 5], [5, 1, 2, 6, 4]], "int32")
+VIEW_A = np.array([[0, 0, 0, 2, 3], [0, 4, 0, 6, 1], [0, 0, 0, 0, 2], [5, 3, 1, 2, 6]], "int32")
+VIEW_B = np.array([[0, 0, 2, 1, 3], [0, 0, 5, 6, 1], [0, 0, 0, 0, 2], [0, 0, 5, 1, 2]], "int32")
+NEXT_ITEM = ("softmax", "sampled_softmax", "bce")
+EXAMPLES = ("positions", "prefixes")
+
+
+def batch(next_item="softmax", examples="positions", views=True):
+    """(x, y) as the pipeline makes them; in the prefixes' batch, three examples stand beside four users."""
+    x, y = HISTORY, {"target": TARGET}
+    if examples == "prefixes":
+        x, y = HISTORY[:3], {"target": TARGET[:3, -1], "user_history": HISTORY[:, 1:]}
+    if next_item == "bce":
+        y["negative"] = np.where(y["target"] > 0, y["target"] % NUM_ITEMS + 1, 0).astype("int32")
+    if next_item == "sampled_softmax":
+        y |= {"negatives": np.int32([1, 4, 6]), "negative_log_rates": np.full(3, -np.log(NUM_ITEMS), "float32")}
+    if views:
+        y |= {"view_a": VIEW_A, "view_b": VIEW_B}
+    return x, y
+
+
+def with_empty_rows(x, y, count=2):
+    per_row = {"target", "negative", "user_history", "view_a", "view_b"}
+
+    def fill(rows):
+        return np.pad(rows, [(0, count)] + [(0, 0)] * (rows.ndim - 1))
+
+    return fill(x), {name: fill(rows) if name in per_row else rows for name, rows in y.items()}
+
+
+def loss_of(model, x, y):
+    """(total, term name -> value)."""
+    for mean in model.term_means.values():
+        mean.reset_state()
+    y = {name: keras.ops.convert_to_tensor(value) for name, value in y.items()}
+    total = float(model.compute_loss(x, y, model(x, training=False), training=False))
+    return total, {name: float(mean.result()) for name, mean in model.term_means.items()}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return toy_model()
+
+
+# --- the objective ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("examples", EXAMPLES)
+def test_total_is_the_weighted_sum_of_the_terms(examples):
+    model = toy_model(sequence_weight=0.3, intent_weight=0.7, cluster_weight=2.0)
+    total, terms = loss_of(model, *batch(examples=examples))
+    assert tuple(terms) == TERMS
+    assert all(abs(value) > 1e-3 for value in terms.values())
+    expected = terms["next_item"] + 0.3 * terms["sequence"] + 0.7 * terms["intent"] + 2.0 * terms["cluster"]
+    assert total == pytest.approx(expected, rel=1e-5)
+
+
+def test_weights_and_temperature_assigned_later_change_the_loss():
+    """A schedule assigns them while a compiled step is in use."""
+    model = toy_model()
+    x, y = batch()
+    _, before = loss_of(model, x, y)
+    model.weights_of_terms["sequence"].assign(5.0)
+    model.weights_of_terms["cluster"].assign(0.0)
+    total, terms = loss_of(model, x, y)
+    assert terms == before
+    assert total == pytest.approx(terms["next_item"] + 5 * terms["sequence"] + 0.1 * terms["intent"], rel=1e-5)
+    model.temperature.assign(1.0)
+    assert loss_of(model, x, y)[1]["sequence"] != pytest.approx(terms["sequence"], rel=1e-2)
+
+
+def test_schedule_variables_are_not_trained(model):
+    paths = [weight.path for weight in model.trainable_weights]
+    assert not [path for path in paths if "weight" in path or path.endswith("/temperature")]
+    assert len(model.non_trainable_weights) == 4
+
+
+@pytest.mark.parametrize("next_item", NEXT_ITEM)
+@pytest.mark.parametrize("examples", EXAMPLES)
+def test_next_item_term_is_the_loss_of_the_right_states(next_item, examples):
+    """Every state predicts the item at its place; of a prefix, the last state alone predicts."""
+    model = toy_model(next_item=next_item)
+    x, y = batch(next_item, examples, views=False)
+    states = np.asarray(model(x)["states"])
+    queries = model.item_embedding.queries((states if examples == "positions" else states[:, -1]).reshape(-1, 8))
+    targets, keys = y["target"].reshape(-1), model.item_embedding.keys()
+    if next_item == "softmax":
+        expected = softmax_loss(queries, targets, keys)
+    elif next_item == "bce":
+        expected = bce_loss(queries, targets, y["negative"].reshape(-1), keys)
+    else:
+        expected = sampled_softmax_loss(queries, targets, y["negatives"], y["negative_log_rates"], keys)
+    assert loss_of(model, x, y)[1]["next_item"] == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize(("form", "function"), [("paper", elcm_paper), ("assign", elcm_assign)])
+@pytest.mark.parametrize("examples", EXAMPLES)
+def test_cluster_term_sees_each_user_once(form, function, examples):
+    model = toy_model(cluster_form=form)
+    x, y = batch(examples=examples)
+    users = y.get("user_history", x)
+    expected = sum(function(model(users)["pooled"], model.cluster_centers.centers))
+    assert loss_of(model, x, y)[1]["cluster"] == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("examples", EXAMPLES)
+@pytest.mark.parametrize("fusion", ["shift", "concat"])
+@pytest.mark.parametrize("mask_same_intent", [False, True])
+def test_contrastive_terms_by_definition(examples, fusion, mask_same_intent):
+    """Eq. 4 on the views' fused states, Eq. 6 between the views and the centre that the un-augmented history chooses."""
+    model = toy_model(fusion=fusion, mask_same_intent=mask_same_intent, temperature=0.5)
+    x, y = batch(examples=examples)
+    users = y.get("user_history", x)
+    model.cluster_centers.assign_centers(np.asarray(model(users)["pooled"])[[0, 1, 3]])
+    intents = np.asarray(model(users)["intents"]).argmax(-1)
+    assert len(set(intents)) == 3  # two users share one
+    labels = intents if mask_same_intent else None
+    centers = np.asarray(model.cluster_centers.centers)
+    fused, pooled = [], []
+    for view in (y["view_a"], y["view_b"]):
+        output = {name: np.asarray(value) for name, value in model(view).items()}
+        nearest = centers[(output["states"] @ centers.T).argmax(-1)]
+        both = output["states"] + nearest if fusion == "shift" else np.concatenate([output["states"], nearest], axis=-1)
+        fused.append(np.asarray(masked_mean(both, valid_mask(view))))
+        pooled.append(output["pooled"])
+    _, terms = loss_of(model, x, y)
+    assert terms["sequence"] == pytest.approx(float(nt_xent(*fused, 0.5, "cosine", labels=labels)), rel=1e-4)
+    both_views = [float(nt_xent(view, centers[intents], 0.5, "cosine", labels=labels)) for view in pooled]
+    assert terms["intent"] == pytest.approx(np.mean(both_views), rel=1e-4)
+
+
+def test_without_views_there_are_no_contrastive_terms(model):
+    total, terms = loss_of(model, *batch(views=False))
+    assert terms["sequence"] == terms["intent"] == 0
+    assert total == pytest.approx(terms["next_item"] + 0.1 * terms["cluster"], rel=1e-5)
+
+
+@pytest.mark.parametrize("next_item", NEXT_ITEM)
+@pytest.mark.parametrize("examples", EXAMPLES)
+@pytest.mark.parametrize("cluster_form", ["paper", "assign"])
+def test_empty_rows_change_nothing(next_item, examples, cluster_form):
+    model = toy_model(next_item=next_item, cluster_form=cluster_form)
+    x, y = batch(next_item, examples)
+    plain, filled = loss_of(model, x, y), loss_of(model, *with_empty_rows(x, y))
+    assert filled[0] == pytest.approx(plain[0], rel=1e-5)
+    assert filled[1] == pytest.approx(plain[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("next_item", NEXT_ITEM)
+@pytest.mark.parametrize("cluster_form", ["paper", "assign"])
+def test_a_batch_of_empty_rows_is_finite_and_trains(next_item, cluster_form):
+    model = toy_model(next_item=next_item, cluster_form=cluster_form)
+    model.compile("sgd", run_eagerly=True, jit_compile=False)
+    x, y = batch(next_item)
+    y = {name: values * 0 if name != "negative_log_rates" else values for name, values in y.items()}
+    assert np.isfinite(model.train_on_batch(x * 0, y, return_dict=True)["loss"])
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
+
+
+def test_official_padding_pools_over_all_positions():
+    ours, official = toy_model(), toy_model(official_padding=True)
+    states = np.asarray(official(HISTORY)["states"])
+    np.testing.assert_allclose(official(HISTORY)["pooled"], states.mean(1), **CLOSE)
+    valid = HISTORY > 0
+    expected = np.stack([row[mask].mean(0) for row, mask in zip(states, valid, strict=True)])
+    np.testing.assert_allclose(ours(HISTORY)["pooled"], expected, **CLOSE)
+
+
+def test_flattened_states_are_compared_side_by_side():
+    model = toy_model(sequence_pooling="flatten", official_padding=True, temperature=1.0, similarity="dot")
+    centers = np.asarray(model.cluster_centers.centers)
+    fused = []
+    for view in (VIEW_A, VIEW_B):
+        states = np.asarray(model(view)["states"])
+        fused.append((states + centers[(states @ centers.T).argmax(-1)]).reshape(len(view), -1))
+    assert loss_of(model, *batch())[1]["sequence"] == pytest.approx(float(nt_xent(*fused, 1.0)), rel=1e-4)
+
+
+# --- outputs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_outputs(pooling):
+    model = toy_model(intent_pooling=pooling)
+    outputs = {name: np.asarray(value) for name, value in model(HISTORY).items()}
+    np.testing.assert_array_equal(outputs["user"], outputs["states"][:, -1])
+    if pooling == "last":
+        np.testing.assert_array_equal(outputs["pooled"], outputs["user"])
+    lengths = np.linalg.norm(outputs["pooled"], axis=-1, keepdims=True)
+    np.testing.assert_allclose(outputs["intents"], outputs["pooled"] / lengths @ np.asarray(model.cluster_centers.centers).T, **CLOSE)
+
+
+def test_scores_are_those_of_the_last_state(model):
+    """Cosines times 1/temperature; padding in front changes none."""
+    user, table = np.asarray(model(HISTORY)["user"]), np.asarray(model.item_embedding.table)
+    cosines = user @ table.T / np.linalg.norm(user, axis=1)[:, None] / np.linalg.norm(table, axis=1)
+    np.testing.assert_allclose(model.scores(HISTORY), cosines / 0.1, **CLOSE)
+    np.testing.assert_allclose(model.scores(np.pad(HISTORY, [(0, 0), (1, 0)])), model.scores(HISTORY), **CLOSE)
+
+
+# --- saving, compiling, precision -------------------------------------------------------------------------------------
+
+
+def test_config_round_trip():
+    arguments = {"fusion": "concat", "next_item": "bce", "score": "dot", "official_padding": True, "temperature": 0.7}
+    model = toy_model(**arguments)
+    again = ELCRec.from_config(model.get_config())
+    assert again.get_config() == model.get_config()
+    assert {name: model.get_config()[name] for name in arguments} == arguments
+    assert [weight.shape for weight in again.weights] == [weight.shape for weight in model.weights]
+
+
+@pytest.mark.parametrize("dtype", [None, "mixed_bfloat16"])
+def test_saved_file_gives_the_same_model(tmp_path, dtype):
+    """The schedule's variables are saved, too: a resumed run goes on where it was."""
+    model = toy_model(fusion="concat", dtype=dtype)
+    model.weights_of_terms["intent"].assign(0.033)
+    model.temperature.assign(0.123)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert type(loaded) is ELCRec
+    assert loaded.get_config() == model.get_config()
+    for ours, theirs in zip(model.weights, loaded.weights, strict=True):
+        assert ours.path == theirs.path
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(ours), keras.ops.convert_to_numpy(theirs))
+    assert float(loaded.weights_of_terms["intent"]) == pytest.approx(0.033)
+    assert float(loaded.temperature) == pytest.approx(0.123)
+    as_float = [np.asarray(keras.ops.cast(one.scores(HISTORY), "float32")) for one in (model, loaded)]
+    np.testing.assert_array_equal(*as_float)
+
+
+def test_xla_gives_the_same_losses():
+    losses = {}
+    for jit in (False, True):
+        model = toy_model()
+        model.compile(keras.optimizers.Adam(0.01), jit_compile=jit)
+        losses[jit] = [float(model.train_on_batch(*batch(), return_dict=True)["loss"]) for _ in range(3)]
+    np.testing.assert_allclose(losses[True], losses[False], rtol=1e-4)
+    assert losses[False][-1] < losses[False][0]
+
+
+@pytest.mark.parametrize("next_item", NEXT_ITEM)
+def test_bfloat16_is_close_to_float32(next_item):
+    half = toy_model(next_item=next_item, dtype="mixed_bfloat16")
+    total, terms = loss_of(half, *batch(next_item))
+    full = loss_of(toy_model(next_item=next_item), *batch(next_item))[1]
+    assert np.isfinite(total)
+    assert terms["next_item"] == pytest.approx(full["next_item"], rel=0.1)
+    assert half.item_embedding.table.dtype == "float32"
+
+
+@pytest.mark.parametrize("next_item", NEXT_ITEM)
+def test_a_bfloat16_train_step(next_item):
+    model = toy_model(next_item=next_item, dtype="mixed_bfloat16")
+    model.compile(keras.optimizers.Adam(0.01), jit_compile=False, run_eagerly=True)
+    losses = [float(model.train_on_batch(*batch(next_item), return_dict=True)["loss"]) for _ in range(3)]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("name", ["intent_pooling", "fusion", "next_item", "cluster_form", "sequence_pooling", "score"])
+def test_invalid_choices(name):
+    with pytest.raises(ValueError, match=f"`{name}` should be .* Received: {name}='nothing'"):
+        toy_model(**{name: "nothing"})
+
+
+def test_build_model_takes_everything_from_the_configuration():
+    """Each argument that the configuration also knows differs from its default and arrives."""
+    changed = {"max_length": 7, "hidden_size": 12, "num_layers": 1, "num_heads": 3, "dropout": 0.25, "score": "dot", "score_temperature": 0.3}
+    changed |= {"num_clusters": 5, "intent_pooling": "last", "fusion": "concat", "next_item": "bce", "sequence_weight": 0.4}
+    changed |= {"intent_weight": 0.5, "cluster_weight": 0.6, "cluster_form": "paper", "temperature": 0.7, "similarity": "dot"}
+    changed |= {"sequence_pooling": "flatten", "mask_same_intent": True, "official_padding": True}
+    built = build_model(toy_config(**changed, mixed_precision=True), num_items=11).get_config()
+    assert {name: built[name] for name in changed} == changed
+    assert built["num_items"] == 11
+    assert built["dtype"] == "mixed_bfloat16"
+    assert set(built) == {*changed, "num_items", "dtype", "name"}

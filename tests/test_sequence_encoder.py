@@ -1,0 +1,98 @@
+import keras
+import numpy as np
+import pytest
+
+from elcrec_tf.layers.item_embedding import ItemEmbedding
+from elcrec_tf.sequence_encoder import SequenceEncoder
+from tests.layers.check_layer import check_layer
+
+MAX_LENGTH = 6
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+HISTORIES = np.array([[0, 0, 3, 1, 4, 2], [5, 9, 2, 6, 5, 3], [0, 0, 0, 0, 0, 7]], "int32")
+
+
+def make(**arguments):
+    items = ItemEmbedding(9, 8, name="items")
+    return SequenceEncoder(items, **{"max_length": MAX_LENGTH, "num_layers": 2, "num_heads": 2, "dropout": 0.5, **arguments})
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    keras.utils.set_random_seed(3)
+    encoder = make()
+    encoder(HISTORIES)
+    rng = np.random.default_rng(0)
+    for weight in encoder.trainable_weights:  # large enough that a leak between positions would show
+        if len(weight.shape) == 2:
+            weight.assign(rng.normal(size=weight.shape).astype("float32") * 0.5)
+    return encoder
+
+
+def states(encoder, history):
+    return np.asarray(encoder(np.asarray(history, "int32"), training=False))
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+def test_layer(tmp_path):
+    items = ItemEmbedding(9, 8, "dot", name="items")
+    arguments = {"item_embedding": items, "max_length": MAX_LENGTH, "num_layers": 1, "num_heads": 2, "dropout": 0.1}
+    kind = type("Checked", (SequenceEncoder,), {})  # its config compares by value, as the item table's own config is a new dict
+    assert kind.from_config(kind(**arguments).get_config()).item_embedding.get_config() == items.get_config()
+    assert check_layer(SequenceEncoder, arguments, (HISTORIES,), tmp_path, trains=False).shape == (3, MAX_LENGTH, 8)
+
+
+@pytest.mark.parametrize("length", [1, 2, MAX_LENGTH - 1, MAX_LENGTH])
+def test_padding_in_front_changes_no_state(encoder, length):
+    history = np.arange(1, length + 1)[None]
+    bare = states(encoder, history)
+    assert bare.shape == (1, length, 8)
+    for padding in range(MAX_LENGTH - length + 1):
+        padded = states(encoder, np.pad(history, [(0, 0), (padding, 0)]))
+        np.testing.assert_allclose(padded[:, padding:], bare, **CLOSE)
+
+
+def test_no_items_at_all():
+    assert states(make(), np.zeros((2, 0), "int32")).shape == (2, 0, 8)
+
+
+def test_a_too_long_history_is_refused(encoder):
+    with pytest.raises(ValueError, match="prepare it first"):
+        states(encoder, np.ones((1, MAX_LENGTH + 1)))
+
+
+@pytest.mark.parametrize("place", range(1, MAX_LENGTH))
+def test_a_later_item_changes_no_earlier_state(encoder, place):
+    changed = HISTORIES.copy()
+    changed[1, place] = 8
+    before, after = states(encoder, HISTORIES)[1], states(encoder, changed)[1]
+    np.testing.assert_allclose(after[:place], before[:place], **CLOSE)
+    assert (np.abs(after[place:] - before[place:]).max(-1) > 1e-3).all()  # every state from there on sees it
+
+
+def test_rows_do_not_depend_on_their_batch(encoder):
+    together = states(encoder, HISTORIES)
+    np.testing.assert_allclose(states(encoder, HISTORIES[::-1])[::-1], together, **CLOSE)
+    for row in range(len(HISTORIES)):
+        np.testing.assert_allclose(states(encoder, HISTORIES[row : row + 1])[0], together[row], **CLOSE)
+
+
+def test_order_of_items_matters(encoder):
+    """The last state of the same items in another order differs: positions are read."""
+    last = states(encoder, [[1, 2, 3, 4], [2, 1, 3, 4]])[:, -1]
+    assert np.abs(last[0] - last[1]).max() > 1e-2
+
+
+def test_a_row_of_padding_is_finite(encoder):
+    assert np.isfinite(states(encoder, np.zeros((2, MAX_LENGTH)))).all()
+
+
+def test_dropout_is_off_outside_training(encoder):
+    np.testing.assert_array_equal(states(encoder, HISTORIES), states(encoder, HISTORIES))
+    noisy = [np.asarray(encoder(HISTORIES, training=True)) for _ in range(2)]
+    assert np.abs(noisy[0] - noisy[1]).max() > 0.1
+
+
+def test_the_item_table_is_shared(encoder):
+    """The encoder uses the table that scores; it makes no copy."""
+    assert sum(weight.path.endswith("items/table") for weight in encoder.weights) == 1
+    assert encoder.item_embedding.table.shape == (10, 8)
