@@ -39,9 +39,8 @@ def reorder(history: tf.Tensor, seed: tf.Tensor, ratio: float) -> tf.Tensor:
     inside = (place >= start) & (place < start + moved)
     # Sorting by place, where the places inside the part are drawn anew within it, leaves everything else where it was.
     draw = tf.random.stateless_uniform(tf.shape(history), seed + 1)
-    key = tf.where(inside, tf.cast(start, tf.float32) + draw * tf.cast(moved, tf.float32), tf.cast(place, tf.float32))
-    # A draw may round up onto the place behind the part: keep it inside.
-    key = tf.where(inside, tf.minimum(key, tf.cast(start + moved, tf.float32) - 0.5), key)
+    # Half a place less than the part keeps a draw that rounds up off the place behind it.
+    key = tf.where(inside, tf.cast(start, tf.float32) + draw * (tf.cast(moved, tf.float32) - 0.5), tf.cast(place, tf.float32))
     return tf.gather(history, tf.argsort(key, axis=1, stable=True), batch_dims=1)
 
 

@@ -104,7 +104,7 @@ class ContrastiveLossCallback(keras.callbacks.Callback):
         logs |= center_health(keras.ops.convert_to_numpy(centers.centers))
         logs |= view_health(pooled["view_a"], pooled["view_b"])
         logs |= {f"{name}_weight": self._start[name] * self.factor(epoch) for name in self._start}
-        logs["temperature"] = float(self.model.temperature)
+        logs["temperature"] = float(keras.ops.convert_to_numpy(self.model.temperature))
         if self.revive_below:
             logs["revived"] = self._revive(assigned, intents)
 

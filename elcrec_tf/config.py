@@ -301,6 +301,8 @@ class Config:
     @staticmethod
     def from_dict(values: Mapping[str, Any], *, base: Config | None = None, where: str = "config") -> Config:
         """Overlay nested `values` on `base` (default: `Config()`). Unknown groups and keys raise `UserError`."""
+        if not isinstance(values, Mapping):
+            raise UserError(f"{where}: should hold a JSON object of groups, as a run's config.json does")
         flat: dict[str, Any] = {}
         groups = {kind.GROUP: kind for kind in GROUPS}
         for key, group_values in values.items():
@@ -354,8 +356,17 @@ _PAPER: dict[str, Any] = {
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    # The embedded data set has 32 planted intents.
-    "simulated": {"num_clusters": 32},
+    # The embedded data set has 32 planted intents, few users and no item with few events: it wants little dropout and small batches.
+    "simulated": {
+        "num_clusters": 32,
+        "intent_pooling": "last",
+        "dropout": 0.3,
+        "epochs": 8,
+        "batch_size": 128,
+        "learning_rate": 3e-3,
+        "patience": 3,
+        "buckets": 4,
+    },
     "paper-beauty": {**_PAPER, "num_clusters": 256, "cluster_weight": 10.0, "fusion": "shift", "num_layers": 1},
     "paper-sports": {**_PAPER, "num_clusters": 512, "cluster_weight": 1.0, "fusion": "concat", "num_layers": 2},
     "paper-toys": {**_PAPER, "num_clusters": 512, "cluster_weight": 1.0, "fusion": "concat", "num_layers": 3},

@@ -67,22 +67,31 @@ class RunFolder:
         """Whether the folder holds a run."""
         return (self.path / "config.json").is_file()
 
+    def check_new(self) -> None:
+        """Raise `UserError` when a new run cannot start here: the folder holds a run, or something else."""
+        if self.exists:
+            raise UserError(f"{self.path}: holds a run already; --resume continues it, another --output-dir starts a new one")
+        if self.path.is_dir() and any(self.path.iterdir()):
+            raise UserError(f"{self.path}: is not empty and holds no run; choose another --output-dir")
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path}: is a file; choose another --output-dir")
+
     def create(self, config: Config, catalog: Catalog) -> None:
         """Start a run: make the folder, write configuration and catalogue.
 
         Raises:
             UserError: when it holds a run already, holds something else, or cannot be written.
         """
-        if self.exists:
-            raise UserError(f"{self.path}: holds a run already; --resume continues it, another --output-dir starts a new one")
-        if self.path.is_dir() and any(self.path.iterdir()):
-            raise UserError(f"{self.path}: is not empty and holds no run; choose another --output-dir")
+        self.check_new()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             catalog.save(self.path / "catalog.parquet")
-            write_json(self.path / "config.json", config.to_dict())
+            self.write_config(config)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror}); choose another --output-dir") from None
+
+    def write_config(self, config: Config) -> None:
+        write_json(self.path / "config.json", config.to_dict())
 
     def config(self) -> Config:
         """The run's configuration. Raises `UserError` when there is no run or its config.json is broken."""
@@ -150,7 +159,8 @@ def load_keras(path: Path) -> ELCRec:
     try:
         model = keras.models.load_model(path)
     except Exception as error:  # Keras raises many kinds for a broken file
-        raise UserError(f"{path}: cannot be loaded ({str(error).splitlines()[0]})") from None
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{path}: cannot be loaded ({reason})") from None
     if not isinstance(model, ELCRec):
         raise UserError(f"{path}: holds no ELCRec model but {type(model).__name__}")
     return model

@@ -15,6 +15,8 @@ from elcrec_tf.errors import UserError
 from elcrec_tf.files import write_json
 from elcrec_tf.run_folder import RunFolder, default_folder, newest_folder
 
+_COMMAND = "python -m elcrec_tf.train"
+
 
 def make_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(
@@ -47,6 +49,8 @@ def _folder_and_config(arguments: argparse.Namespace) -> tuple[RunFolder | None,
     flags = cli.config_flags(arguments)
     folder = RunFolder(arguments.output_dir) if arguments.output_dir else None
     if not arguments.resume:
+        if folder:
+            folder.check_new()
         return folder, resolve(arguments.preset, arguments.config, flags)
     folder = folder or newest_folder()
     if arguments.preset or arguments.config:
@@ -69,7 +73,11 @@ def _train(arguments: argparse.Namespace, folder: RunFolder, config: Config, seq
     console = Console(stderr=arguments.json)
     console.print(describe(sequences), highlight=False, soft_wrap=True)
     console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
-    model = train_model(sequences, config, folder, arguments.resume, console)
+    try:
+        model = train_model(sequences, config, folder, arguments.resume, console)
+    except KeyboardInterrupt:
+        console.print(f"stopped; go on with: {_COMMAND} --output-dir {folder.path} --resume", highlight=False, soft_wrap=True)
+        raise
     metrics = evaluate_run(model, sequences, config, folder)
     if sequences.intents is not None and config.train.recovery:
         metrics["intents"]["recovery"] = measure_recovery(model, sequences, config, folder, console)

@@ -59,6 +59,7 @@ def train_model(
     console = console or Console(quiet=True)
     if resume:
         check_resumable(folder, sequences, config)
+        folder.write_config(config)  # the number of epochs may have changed
     else:
         folder.create(config, sequences.catalog)
     keras.utils.set_random_seed(config.train.seed)
@@ -135,6 +136,7 @@ def _new_model(sequences: Sequences, config: Config) -> ELCRec:
     # On CPU, XLA's compilation of every batch width takes longer than it gains; on a GPU it pays.
     xla = {"on": True, "off": False, "auto": bool(tf.config.list_physical_devices("GPU")) or keras.backend.backend() == "jax"}
     model.compile(optimizer=keras.optimizers.Adam(config.train.learning_rate), jit_compile=xla[config.train.xla])
+    model.optimizer.build(model.trainable_variables)
     return model
 
 

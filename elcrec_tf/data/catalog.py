@@ -15,7 +15,6 @@ from elcrec_tf.files import atomic_path
 from elcrec_tf.padding import PADDING
 
 
-
 class Catalog:
     """Maps raw item ids (strings) to the indices 1 to `num_items`, and back.
 

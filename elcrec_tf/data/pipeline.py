@@ -157,9 +157,7 @@ def _negatives(history: tf.Tensor, target: tf.Tensor, config: Config, num_items:
     if config.loss.next_item == "sampled_softmax":
         count = config.loss.num_negatives
         negatives = tf.random.stateless_uniform([count], key, 1, num_items + 1, tf.int32)
-        # A row's own target is left out of its negatives, which leaves num_items - 1 to draw from.
-        rate = -np.log(max(num_items - 1, 1)).astype(np.float32)
-        return {"negatives": negatives, "negative_log_rates": tf.fill([count], rate)}
+        return {"negatives": negatives, "negative_log_rates": tf.fill([count], -np.log(num_items).astype(np.float32))}
     if config.loss.next_item == "bce":
         # The official code draws outside the user's whole sequence, held-out items included, which tells a little about them.
         # Here a draw is only kept off the history and the target; after three draws it is taken as it comes.

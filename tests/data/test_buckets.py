@@ -38,7 +38,5 @@ def test_as_good_as_brute_force(seed, count):
     assert list(widths) == sorted(set(widths)) and set(widths) <= set(distinct)
     assert len(widths) <= count and widths[-1] == distinct[-1]
     assert all(type(width) is int for width in widths)
-    choices = (
-        (*inner, distinct[-1]) for size in range(min(count, len(distinct))) for inner in itertools.combinations(distinct[:-1], size)
-    )
+    choices = ((*inner, distinct[-1]) for size in range(min(count, len(distinct))) for inner in itertools.combinations(distinct[:-1], size))
     assert positions(lengths, widths) == min(positions(lengths, choice) for choice in choices)

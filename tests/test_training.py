@@ -1,0 +1,211 @@
+"""Training runs on a tiny simulated data set."""
+
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from elcrec_tf.config import Config, SimulatorConfig
+from elcrec_tf.data.simulate import simulate
+from elcrec_tf.errors import UserError
+from elcrec_tf.results import evaluate_run
+from elcrec_tf.run_folder import RunFolder
+from elcrec_tf.training import train_model
+
+SIMULATOR = {"sim_users": 60, "sim_items": 40, "sim_intents": 4, "sim_events": 8.0}
+TINY = Config().replace(
+    **SIMULATOR, hidden_size=8, num_layers=1, num_clusters=4, max_length=10, epochs=3, batch_size=16, buckets=2, eval_batch_size=32
+)
+
+
+@pytest.fixture(scope="module")
+def sequences():
+    return simulate(SimulatorConfig(**SIMULATOR))
+
+
+def weights(model):
+    return {variable.path: np.asarray(variable) for variable in model.trainable_variables}
+
+
+def curve(folder):
+    """The history without wall times."""
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in folder.read_history()]
+
+
+@pytest.fixture(scope="module")
+def finished(sequences, tmp_path_factory):
+    folder = RunFolder(tmp_path_factory.mktemp("run") / "finished")
+    return folder, train_model(sequences, TINY, folder)
+
+
+def test_a_run_folder_holds_what_it_promises(finished, sequences):
+    folder, model = finished
+    assert folder.config() == TINY
+    assert list(folder.catalog().ids) == list(sequences.catalog.ids)
+    assert any(folder.tensorboard.rglob("events*"))
+    rows = folder.read_history()
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    terms = {"loss", "next_item", "sequence", "intent", "cluster", "seconds", "val_NDCG@20", "val_MRR"}
+    health = {"intents_used", "intent_perplexity", "largest_intent", "center_cosine_max", "view_alignment", "view_uniformity"}
+    assert terms | health <= set(rows[0])
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    total = rows[0]["next_item"] + 0.1 * (rows[0]["sequence"] + rows[0]["intent"] + rows[0]["cluster"])
+    assert rows[0]["loss"] == pytest.approx(total, rel=1e-3)
+    assert not list(folder.path.rglob(".*-*"))  # no temporary file is left
+
+
+def test_metrics_have_the_promised_keys_and_the_validation_of_the_best_epoch(finished, sequences):
+    folder, model = finished
+    metrics = evaluate_run(model, sequences, TINY, folder)
+    promised = {"dataset", "seed", "best_epoch", "train_seconds", "parameters", "validation", "test", "baselines", "intents"}
+    assert promised <= set(metrics)
+    names = {"HR@5", "HR@10", "HR@20", "NDCG@5", "NDCG@10", "NDCG@20", "MRR"}
+    for values in (metrics["validation"], metrics["test"], metrics["baselines"]["popularity"]):
+        assert set(values) == names
+    best = folder.read_history()[metrics["best_epoch"] - 1]
+    assert metrics["validation"]["NDCG@20"] == pytest.approx(best["val_NDCG@20"], abs=1e-9)
+    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(finished, sequences, tmp_path):
+    folder, model = finished
+    again = RunFolder(tmp_path / "again")
+    other = RunFolder(tmp_path / "other")
+    for name, value in weights(train_model(sequences, TINY, again)).items():
+        np.testing.assert_allclose(value, weights(model)[name], rtol=1e-5, atol=1e-6, err_msg=name)
+    assert curve(again)[-1] == pytest.approx(curve(folder)[-1], rel=1e-5)
+    train_model(sequences, TINY.replace(seed=1, epochs=1), other)
+    assert curve(other)[0]["loss"] != pytest.approx(curve(folder)[0]["loss"], rel=1e-5)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(finished, sequences, tmp_path):
+    folder, model = finished
+    resumed = RunFolder(tmp_path / "resumed")
+    train_model(sequences, TINY.replace(epochs=1), resumed)
+    # Killed after the row of epoch 2 was written, before its checkpoint was.
+    resumed.write_history([*resumed.read_history(), {"epoch": 2, "val_NDCG@20": 0.99}])
+    after = train_model(sequences, TINY, resumed, resume=True)
+    for ours, theirs in zip(curve(resumed), curve(folder), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+    for name, value in weights(after).items():
+        np.testing.assert_allclose(value, weights(model)[name], rtol=1e-4, atol=1e-5, err_msg=name)
+    assert resumed.config() == TINY
+
+
+def test_resuming_a_finished_run_trains_no_more(finished, sequences):
+    folder, _ = finished
+    before = folder.history_file.read_bytes()
+    train_model(sequences, TINY, folder, resume=True)
+    assert folder.history_file.read_bytes() == before
+
+
+def test_resume_refuses_other_settings_and_other_data(finished, sequences):
+    folder, _ = finished
+    with pytest.raises(UserError, match="other settings of dropout"):
+        train_model(sequences, TINY.replace(dropout=0.1), folder, resume=True)
+    other = simulate(SimulatorConfig(**{**SIMULATOR, "sim_items": 50}))
+    with pytest.raises(UserError, match="other data"):
+        train_model(other, TINY, folder, resume=True)
+
+
+def test_a_folder_in_use_is_refused(finished, sequences):
+    with pytest.raises(UserError, match="--resume"):
+        train_model(sequences, TINY, finished[0])
+
+
+def test_snapshots_are_written_when_asked_for(sequences, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    train_model(sequences, TINY.replace(epochs=1, snapshot_epochs=(0, 1), snapshot_users=10), folder)
+    with np.load(folder.snapshots / "epoch-00001.npz") as snapshot:
+        assert snapshot["embeddings"].shape == (10, 8)
+        assert set(snapshot["user_ids"]) <= set(sequences.user_ids)
+
+
+def test_early_stopping_keeps_patience(sequences, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    train_model(sequences, TINY.replace(learning_rate=1e-9, epochs=10, patience=2), folder)
+    rows = folder.read_history()
+    scores = [row["val_NDCG@20"] for row in rows]
+    assert len(rows) == 2 + int(np.argmax(scores)) + 1 < 10
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"examples": "prefixes", "mask_same_intent": True, "intent_pooling": "last", "augmentations": ("mask",)},
+        {
+            "next_item": "bce",
+            "cluster_form": "paper",
+            "centers_start": "kmeans",
+            "fusion": "concat",
+            "official_padding": True,
+            "sequence_pooling": "flatten",
+            "similarity": "dot",
+            "temperature": 1.0,
+        },
+        {"next_item": "sampled_softmax", "num_negatives": 16, "score": "dot", "mixed_precision": True, "revive_below": 0.5},
+        {"sequence_weight": 0.0, "intent_weight": 0.0, "cluster_weight": 0.0, "xla": "on", "buckets": 1},
+    ],
+    ids=["prefixes", "paper", "sampled softmax in mixed precision", "next item alone under XLA"],
+)
+def test_every_option_trains_and_improves(sequences, tmp_path, options):
+    folder = RunFolder(tmp_path / "run")
+    train_model(sequences, TINY.replace(**{"epochs": 2, "learning_rate": 0.01, **options}), folder)
+    rows = folder.read_history()
+    assert rows[1]["next_item"] < rows[0]["next_item"]
+    assert folder.load_model() is not None
+
+
+def test_a_run_of_no_epochs_leaves_a_model(sequences, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    model = train_model(sequences, TINY.replace(epochs=0), folder)
+    metrics = evaluate_run(model, sequences, TINY, folder)
+    assert metrics["best_epoch"] is None and metrics["train_seconds"] is None
+
+
+def test_kmeans_needs_as_many_users_as_intents(sequences, tmp_path):
+    with pytest.raises(UserError, match="60 users, --num-clusters 64"):
+        train_model(sequences, TINY.replace(centers_start="kmeans", num_clusters=64), RunFolder(tmp_path / "run"))
+
+
+def test_a_diverging_run_stops_with_a_message(sequences, tmp_path):
+    config = TINY.replace(learning_rate=1e30, score="dot")
+    with pytest.raises(UserError, match="diverged"):
+        train_model(sequences, config, RunFolder(tmp_path / "run"))
+
+
+_TWO_DEVICES = """
+import sys
+import tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+from tests.test_training import TINY, SIMULATOR, SimulatorConfig, simulate, train_model, RunFolder
+folder = RunFolder(sys.argv[1])
+model = train_model(simulate(SimulatorConfig(**SIMULATOR)), TINY.replace(epochs=2), folder, devices=["CPU:0", "CPU:1"])
+rows = folder.read_history()
+assert rows[1]["next_item"] < rows[0]["next_item"], rows
+print("replicas trained", len(rows))
+"""
+
+
+def test_mirrored_training_on_two_logical_devices(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", _TWO_DEVICES, str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    assert "replicas trained 2" in done.stdout, done.stderr[-2000:]
+
+
+def test_keras_reads_the_best_model_without_this_package_naming_its_classes(finished):
+    folder, model = finished
+    loaded = keras.models.load_model(folder.model_file)
+    assert type(loaded).__name__ == "ELCRec"
+    history = np.array([[0, 0, 1, 2, 3]], np.int32)
+    np.testing.assert_array_equal(np.asarray(loaded.scores(history)), np.asarray(model.scores(history)))
