@@ -19,10 +19,15 @@ _PUBLIC = {
     "Config": "elcrec_tf.config",
     "ELCRec": "elcrec_tf.model",
     "Recommender": "elcrec_tf.serving.recommender",
+    "RunFolder": "elcrec_tf.run_folder",
     "Sequences": "elcrec_tf.data.sequences",
     "UserError": "elcrec_tf.errors",
+    "build_model": "elcrec_tf.model",
+    "evaluate_model": "elcrec_tf.evaluation",
+    "export_saved_model": "elcrec_tf.serving.saved_model",
     "load_dataset": "elcrec_tf.data.datasets",
-    "train": "elcrec_tf.training",
+    "resolve": "elcrec_tf.config",
+    "train_model": "elcrec_tf.training",
 }
 __all__ = [*_PUBLIC, "__version__"]
 

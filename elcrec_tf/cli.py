@@ -26,10 +26,15 @@ _TITLES = {
 }
 
 
-def make_parser(module: str, description: str) -> argparse.ArgumentParser:
-    """A parser for `python -m elcrec_tf.<module>`."""
+def make_parser(module: str, description: str, usage: str | None = None) -> argparse.ArgumentParser:
+    """A parser for `python -m elcrec_tf.<module>`; `usage` replaces the arguments of the usage line where they are many."""
+    program = f"python -m elcrec_tf.{module}"
     parser = argparse.ArgumentParser(
-        prog=f"python -m elcrec_tf.{module}", description=description, formatter_class=_Formatter, allow_abbrev=False
+        prog=program,
+        usage=f"{program} {usage}" if usage else None,
+        description=description,
+        formatter_class=_Formatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"elcrec_tf {__version__}")
     return parser
@@ -71,7 +76,7 @@ def _add_flag(section: Any, field: dataclasses.Field[Any], hint: Any) -> None:
 
 
 def _metavar(meta: Any, element: type) -> str | None:
-    return None if meta["choices"] else {int: "N", float: "X", str: "TEXT"}[element]
+    return None if meta["choices"] else meta["metavar"] or {int: "N", float: "X", str: "TEXT"}[element]
 
 
 def config_flags(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -30,11 +30,12 @@ def _field(
     high: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    metavar: str | None = None,
 ) -> Any:
     """A dataclass field with its help text, its `choices` and its bounds (`low`, `high` inclusive; `above`, `below` exclusive)."""
     return dataclasses.field(
         default=default,
-        metadata={"help": help, "choices": choices, "low": low, "high": high, "above": above, "below": below},
+        metadata={"help": help, "choices": choices, "low": low, "high": high, "above": above, "below": below, "metavar": metavar},
     )
 
 
@@ -106,21 +107,28 @@ class DataConfig(Group):
         "simulated",
         "data set: simulated, beauty, sports, toys, yelp, movielens-100k, movielens-1m, or the path of a file: "
         "'user item item ...' text, or a log in CSV, Parquet or JSONL",
+        metavar="NAME|PATH",
     )
-    data_dir: str | None = _field(None, "folder to look for named data sets in, and to download them to (default: ~/.cache/elcrec_tf)")
+    data_dir: str | None = _field(
+        None, "folder to look for named data sets in, and to download them to (default: ~/.cache/elcrec_tf)", metavar="DIR"
+    )
     format: str = _field(
         "auto", "format of the file; auto goes by its ending (.txt is sequences)", choices=("auto", "sequences", "csv", "parquet", "jsonl")
     )
-    user_column: str = _field("user", "name of a log's user column")
-    item_column: str = _field("item", "name of a log's item column")
-    time_column: str = _field("timestamp", "name of a log's time column: numbers, or ISO 8601 dates")
-    filter_column: str | None = _field(None, "keep only the rows of a log whose value in this column passes --min-value or --keep-values")
+    user_column: str = _field("user", "name of a log's user column", metavar="NAME")
+    item_column: str = _field("item", "name of a log's item column", metavar="NAME")
+    time_column: str = _field("timestamp", "name of a log's time column: numbers, or ISO 8601 dates", metavar="NAME")
+    filter_column: str | None = _field(
+        None, "keep only the rows of a log whose value in this column passes --min-value or --keep-values", metavar="NAME"
+    )
     min_value: float | None = _field(None, "smallest value kept of the filter column (a rating, say)")
     keep_values: tuple[str, ...] | None = _field(None, "values kept of the filter column (event types, say)")
     k_core: int = _field(
         5, "drop users and items with fewer events than this, again and again until none is left to drop; 1 keeps all", low=1
     )
-    item_metadata: str | None = _field(None, "file (CSV, Parquet or JSONL) with the columns id and title, shown wherever items are shown")
+    item_metadata: str | None = _field(
+        None, "file (CSV, Parquet or JSONL) with the columns id and title, shown wherever items are shown", metavar="FILE"
+    )
 
 
 @dataclass(frozen=True)
@@ -160,7 +168,7 @@ class ModelConfig(Group):
     centers_start: str = _field(
         "random", "start of the centres: random unit vectors, or k-means on the untrained encoder's outputs", choices=("random", "kmeans")
     )
-    intent_pooling: str = _field("mean", "state that stands for a history when its intent is chosen", choices=("mean", "last"))
+    intent_pooling: str = _field("last", "state that stands for a history when its intent is chosen", choices=("mean", "last"))
     fusion: str = _field("shift", "how a state is fused with its nearest intent", choices=("shift", "concat"))
 
 
@@ -237,9 +245,9 @@ class TrainConfig(Group):
 
     GROUP: typing.ClassVar[str] = "train"
 
-    epochs: int = _field(30, "most epochs", low=0)
+    epochs: int = _field(20, "most epochs", low=0)
     batch_size: int = _field(256, "examples a batch", low=2)
-    learning_rate: float = _field(1e-3, "Adam's learning rate", above=0)
+    learning_rate: float = _field(2e-3, "Adam's learning rate", above=0)
     patience: int = _field(5, "epochs without a better validation metric before training stops", low=1)
     monitor: str = _field(
         "NDCG@20", "validation metric that picks the best epoch", choices=("HR@5", "HR@10", "HR@20", "NDCG@5", "NDCG@10", "NDCG@20", "MRR")
@@ -342,6 +350,7 @@ _PAPER: dict[str, Any] = {
     "score": "dot",
     "next_item": "bce",
     "centers_start": "kmeans",
+    "intent_pooling": "mean",
     "cluster_form": "paper",
     "temperature": 1.0,
     "similarity": "dot",
@@ -352,6 +361,7 @@ _PAPER: dict[str, Any] = {
     "reorder_ratio": 0.2,
     "epochs": 300,
     "patience": 40,
+    "learning_rate": 1e-3,
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -359,7 +369,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     # The embedded data set has 32 planted intents, few users and no item with few events: it wants little dropout and small batches.
     "simulated": {
         "num_clusters": 32,
-        "intent_pooling": "last",
         "dropout": 0.3,
         "epochs": 8,
         "batch_size": 128,

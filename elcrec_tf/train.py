@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 from elcrec_tf import cli
 from elcrec_tf.config import PRESETS, Config, resolve
@@ -23,7 +24,9 @@ def make_parser() -> argparse.ArgumentParser:
         "train",
         "Train ELCRec, evaluate it, and export a SavedModel. Without --dataset it trains on the embedded simulated data. "
         "Values are decided in this order: default < preset < --config file < flag.",
+        "[--dataset NAME|PATH] [--output-dir DIR] [--export-dir DIR] [--preset NAME] [--config FILE.json] [--resume] [options]",
     )
+    parser.epilog = "Presets: " + "; ".join(f"{name}: {_settings(values)}" for name, values in PRESETS.items() if values)
     run = parser.add_argument_group("run")
     run.add_argument("--output-dir", metavar="DIR", help="run folder (default: runs/<dataset>-<time>)")
     run.add_argument("--export-dir", metavar="DIR", help="folder for the model's integer versions (default: saved_models/<dataset>)")
@@ -34,6 +37,10 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument("--json", action="store_true", help="print metrics.json to standard output; everything else goes to standard error")
     cli.add_config_flags(parser)
     return parser
+
+
+def _settings(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def main(argv: list[str]) -> int:

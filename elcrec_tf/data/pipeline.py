@@ -70,9 +70,7 @@ def training_batches(sequences: Sequences, config: Config, first_epoch: int = 0)
     )
     dataset = tf.data.Dataset.choose_from_datasets(datasets, order, stop_on_empty_dataset=False)
     positions = sum(count * config.train.batch_size * width for count, width in zip(steps, widths, strict=True))
-    return TrainingData(
-        dataset.prefetch(tf.data.AUTOTUNE), int(sum(steps)), tuple(widths), 1 - float(lengths.sum()) / positions
-    )
+    return TrainingData(dataset.prefetch(tf.data.AUTOTUNE), int(sum(steps)), tuple(widths), 1 - float(lengths.sum()) / positions)
 
 
 def _windows(sequences: Sequences, examples: str) -> tuple[np.ndarray, np.ndarray]:
@@ -215,9 +213,7 @@ def ranking_batches(sequences: Sequences, split: str, batch_size: int, max_lengt
     return RankingData(dataset.prefetch(tf.data.AUTOTUNE), np.concatenate(rows))
 
 
-def histories(
-    sequences: Sequences, split: str, max_length: int, most: int | None = None, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
+def histories(sequences: Sequences, split: str, max_length: int, most: int | None = None, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Prepared histories of all users, or of a random sample of them, in one array.
 
     Args:
