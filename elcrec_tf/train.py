@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
 
 from elcrec_tf import cli
 from elcrec_tf.config import PRESETS, Config, resolve
@@ -26,7 +25,8 @@ def make_parser() -> argparse.ArgumentParser:
         "Values are decided in this order: default < preset < --config file < flag.",
         "[--dataset NAME|PATH] [--output-dir DIR] [--export-dir DIR] [--preset NAME] [--config FILE.json] [--resume] [options]",
     )
-    parser.epilog = "Presets: " + "; ".join(f"{name}: {_settings(values)}" for name, values in PRESETS.items() if values)
+    settings = ", ".join(f"{name} {value}" for name, value in PRESETS["simulated"].items())
+    parser.epilog = f"The preset simulated sets {settings}. The presets paper-* are the paper's published settings, for its own loss."
     run = parser.add_argument_group("run")
     run.add_argument("--output-dir", metavar="DIR", help="run folder (default: runs/<dataset>-<time>)")
     run.add_argument("--export-dir", metavar="DIR", help="folder for the model's integer versions (default: saved_models/<dataset>)")
@@ -37,10 +37,6 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument("--json", action="store_true", help="print metrics.json to standard output; everything else goes to standard error")
     cli.add_config_flags(parser)
     return parser
-
-
-def _settings(values: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def main(argv: list[str]) -> int:
@@ -69,6 +65,7 @@ def _folder_and_config(arguments: argparse.Namespace) -> tuple[RunFolder | None,
 def _train(arguments: argparse.Namespace, folder: RunFolder, config: Config, sequences: Sequences) -> int:
     import json
 
+    import keras
     from rich.console import Console
 
     from elcrec_tf.progress import recovery_table, results_table
@@ -94,7 +91,14 @@ def _train(arguments: argparse.Namespace, folder: RunFolder, config: Config, seq
         console.print(recovery_table(metrics["intents"]["recovery"]))
     if metrics["best_epoch"] is not None:
         console.print(f"best epoch {metrics['best_epoch']} of {metrics['epochs']}, {metrics['train_seconds']:.0f} s of training")
-    if not arguments.no_export:
+    if keras.backend.backend() != "tensorflow":
+        console.print(
+            f"no SavedModel from the {keras.backend.backend()} backend; with KERAS_BACKEND=tensorflow: "
+            f"python -m elcrec_tf.export {folder.path}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    elif not arguments.no_export:
         export_dir = Path(arguments.export_dir or f"saved_models/{sequences.name}")
         export_run(folder, export_dir, console, example=sequences.catalog.raw(sequences[0][:3]))
     if arguments.json:

@@ -1,0 +1,1 @@
+"""Whole jobs that compose the package: preparing logs at scale, production runs, reproduction, benchmarks."""
