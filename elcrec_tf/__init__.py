@@ -9,10 +9,13 @@ import sys
 __version__ = "0.1.0"
 
 if not (3, 11) <= sys.version_info[:2] <= (3, 13):
-    raise ImportError(
+    _message = (
         f"elcrec_tf needs Python 3.11, 3.12 or 3.13, this is Python {sys.version_info[0]}.{sys.version_info[1]}; "
         "make the environment with one of those, for example: python3.12 -m venv .venv"
     )
+    if sys.argv[:1] == ["-m"]:  # a command of ours: Python imports the package before it knows the module's file
+        sys.exit(f"error: {_message}")
+    raise ImportError(_message)
 
 _PUBLIC = {
     "Catalog": "elcrec_tf.data.catalog",

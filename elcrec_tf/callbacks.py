@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -16,7 +16,7 @@ import numpy as np
 
 from elcrec_tf.data.pipeline import RankingData
 from elcrec_tf.errors import UserError
-from elcrec_tf.evaluation import Ranker
+from elcrec_tf.evaluation import Ranker, output_model
 from elcrec_tf.files import atomic_path
 from elcrec_tf.intents import assignment_health, center_health, view_health
 from elcrec_tf.ranking import ranking_metrics
@@ -84,8 +84,7 @@ class ContrastiveLossCallback(keras.callbacks.Callback):
         config = self.model.get_config()
         self._start = {name: config[f"{name}_weight"] for name in ("sequence", "intent")}
         self._start_temperature = config["temperature"]
-        inputs, outputs = self.model.inputs, self.model.output
-        self._probe_model = keras.Model(inputs, {name: outputs[name] for name in ("pooled", "intents")})
+        self._probe_model = output_model(self.model, "pooled", "intents")
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         for name, weight in self._start.items():
@@ -181,12 +180,7 @@ class RunRecorder(keras.callbacks.Callback):
         self.rows.append({"epoch": epoch + 1, **{key: float(value) for key, value in (logs or {}).items()}})
         # The order matters for a kill in between: a row without its checkpoint is dropped at resume, and written again.
         self.folder.write_history(self.rows)
-        self.folder.save_checkpoint(self.model, epoch + 1)
-        if self.best_epoch == epoch + 1:
-            checkpoint = self.folder.newest_checkpoint()
-            assert checkpoint is not None
-            with atomic_path(self.folder.model_file) as temporary:
-                shutil.copyfile(checkpoint[1], temporary)
+        self.folder.save_checkpoint(self.model, epoch + 1, best=self.best_epoch == epoch + 1)
         if self.exhausted:
             self.model.stop_training = True
 
@@ -254,18 +248,20 @@ class Snapshots(keras.callbacks.Callback):
         self.history = history
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        inputs, outputs = self.model.inputs, self.model.output
-        self._outputs = keras.Model(inputs, {name: outputs[name] for name in ("user", "pooled", "intents")})
-        if 0 in self.epochs:
+        self._outputs = output_model(self.model, "user", "pooled", "intents")
+        if 0 in self.epochs and not self._file(0).exists():  # a resumed run starts with a trained model
             self._write(0)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if epoch + 1 in self.epochs:
             self._write(epoch + 1)
 
+    def _file(self, epoch: int) -> Path:
+        return self.folder.snapshots / f"epoch-{epoch:05d}.npz"
+
     def _write(self, epoch: int) -> None:
         outputs = self._outputs.predict(self.history, batch_size=256, verbose=0)
-        with atomic_path(self.folder.snapshots / f"epoch-{epoch:05d}.npz") as temporary:
+        with atomic_path(self._file(epoch)) as temporary:
             np.savez_compressed(
                 temporary,
                 user_ids=self.user_ids.astype(str),

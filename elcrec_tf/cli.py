@@ -1,19 +1,25 @@
-"""What all entry points share: parsers made from the config, one-line errors, quiet TensorFlow. Imports no TensorFlow."""
+"""What all entry points share: parsers made from the config, one-line errors, the console, quiet TensorFlow. Imports no TensorFlow."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import os
+import shlex
+import shutil
 import sys
 import typing
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from elcrec_tf import __version__
 from elcrec_tf.config import GROUPS, Group, element_type, field_types
 from elcrec_tf.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _TITLES = {
     "data": "data",
@@ -45,24 +51,30 @@ class _Formatter(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=34, width=min(120, int(os.environ.get("COLUMNS", 120))))
 
 
-def add_config_flags(parser: argparse.ArgumentParser, groups: Sequence[type[Group]] = GROUPS, only: Collection[str] | None = None) -> None:
+def add_config_flags(
+    parser: argparse.ArgumentParser,
+    groups: Sequence[type[Group]] = GROUPS,
+    only: Collection[str] | None = None,
+    defaults: Mapping[str, str] | None = None,
+) -> None:
     """One flag for every field (or for the fields named by `only`), grouped.
 
-    A flag that is not given leaves no attribute, so presets and files show through.
+    A flag that is not given leaves no attribute, so presets and files show through. `defaults` says in words, by field, where the
+    default comes from when it is not the config's.
     """
     for kind in groups:
         section = parser.add_argument_group(_TITLES[kind.GROUP])
         hints = typing.get_type_hints(kind)
         for field in dataclasses.fields(kind):
             if only is None or field.name in only:
-                _add_flag(section, field, hints[field.name])
+                _add_flag(section, field, hints[field.name], (defaults or {}).get(field.name))
 
 
-def _add_flag(section: Any, field: dataclasses.Field[Any], hint: Any) -> None:
+def _add_flag(section: Any, field: dataclasses.Field[Any], hint: Any, default: str | None) -> None:
     name, meta = "--" + field.name.replace("_", "-"), field.metadata
-    default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+    default = default or (",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default)
     text = meta["help"].replace("%", "%%")
-    text += "" if field.default is None else f" (default: {default})"
+    text += "" if default is None else f" (default: {default})"
     options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text}
     kinds = field_types(hint)
     if bool in kinds:
@@ -85,8 +97,36 @@ def config_flags(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in vars(arguments).items() if name in names}
 
 
+def command(module: str) -> str:
+    """`python -m elcrec_tf.<module>` with the interpreter that runs now, ready to be pasted into a shell in the current folder."""
+    return f"{shlex.quote(_interpreter())} -m elcrec_tf.{module}"
+
+
+def _interpreter() -> str:
+    """`python` where that is this one, else its path, relative where it lies below the current folder."""
+    # Links stay: those of a virtual environment all end at the interpreter that it was made with.
+    own, found = Path(os.path.abspath(sys.executable)), shutil.which("python")
+    if found and os.path.samefile(found, own) and os.path.samefile(Path(found).parent, own.parent):
+        return "python"
+    if not own.is_relative_to(Path.cwd()):
+        return str(own)
+    relative = own.relative_to(Path.cwd())
+    return str(relative) if len(relative.parts) > 1 else f"./{relative}"
+
+
+def console(stderr: bool = False) -> Console:
+    """A rich console that prints text as it is: `[v2]` and `:a:` in a path are no markup. It imports rich, which takes a while."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
 def run(main: Callable[[list[str]], int | None]) -> typing.NoReturn:
-    """Run an entry point and exit: 0 when it worked, 1 with one line for a user's error, 2 for wrong flags, 130 for Ctrl-C."""
+    """Run an entry point and exit.
+
+    The status is 0 when it worked, 1 with one line for a user's error or a failing file (full disk, no permission), 2 for wrong flags,
+    130 for Ctrl-C.
+    """
     try:
         sys.exit(main(sys.argv[1:]) or 0)
     except UserError as error:
@@ -98,6 +138,10 @@ def run(main: Callable[[list[str]], int | None]) -> typing.NoReturn:
     except BrokenPipeError:  # the reader of our output (head, less) is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        reason = error.strerror or error
+        print(f"error: {reason}" if error.filename is None else f"error: {error.filename}: {reason}", file=sys.stderr)
+        sys.exit(1)
 
 
 def import_tensorflow() -> None:

@@ -370,7 +370,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "simulated": {
         "num_clusters": 32,
         "dropout": 0.3,
-        "epochs": 8,
+        "epochs": 7,
         "batch_size": 128,
         "learning_rate": 3e-3,
         "patience": 3,

@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shlex
 import sys
+from typing import Any
 
 from elcrec_tf import cli
+from elcrec_tf.config import Config
 from elcrec_tf.data.datasets import load_dataset
+from elcrec_tf.data.sequences import Sequences
+from elcrec_tf.errors import UserError
 from elcrec_tf.files import write_json
 from elcrec_tf.run_folder import RunFolder
 
@@ -29,33 +34,59 @@ def main(argv: list[str]) -> int:
     changes = {name: value for name in ("dataset", "data_dir") if (value := getattr(arguments, name)) is not None}
     data = dataclasses.replace(config.data, **changes)
     sequences = load_dataset(data, config.simulator)
+    own = _is_own(sequences, folder, config, arguments.dataset)
+    recovery = _recovery(folder) if own else None
     catalog = folder.catalog()
     if list(catalog.ids) != list(sequences.catalog.ids):
         sequences = sequences.with_catalog(catalog)
     cli.import_tensorflow()
 
-    from rich.console import Console
-
     from elcrec_tf.progress import results_table
     from elcrec_tf.results import evaluate_run
 
+    console = cli.console(stderr=arguments.json)
+    console.print(sequences.description, soft_wrap=True)
     metrics = evaluate_run(folder.load_model(), sequences, config, folder)
-    own = "dataset" not in changes or changes["dataset"] == config.data.dataset
-    if own and folder.metrics_file.is_file():
-        # What only the training job measured stays.
-        before = json.loads(folder.metrics_file.read_text(encoding="utf-8"))
-        if "recovery" in before.get("intents", {}):
-            metrics["intents"]["recovery"] = before["intents"]["recovery"]
+    if recovery is not None:
+        metrics["intents"]["recovery"] = recovery
     path = folder.metrics_file if own else folder.path / f"metrics-{sequences.name}.json"
     write_json(path, metrics)
     if arguments.json:
         json.dump(metrics, sys.stdout, indent=2)
         print()
     else:
-        console = Console()
         console.print(results_table(metrics))
-        console.print(f"written to {path}", highlight=False, soft_wrap=True)
+        console.print(f"written to {path}", soft_wrap=True)
     return 0
+
+
+def _is_own(sequences: Sequences, folder: RunFolder, config: Config, dataset: str | None) -> bool:
+    """Whether this is the data set that the run was made with; `dataset` is the one asked for, None for the run's own.
+
+    Raises:
+        UserError: when the run's own is asked for and has changed.
+    """
+    same = folder.fingerprint() in (None, sequences.fingerprint)
+    if dataset is None and not same:
+        raise UserError(
+            f"the data of {config.data.dataset} has changed since the run was made; evaluate it as another data set with "
+            f"--dataset {shlex.quote(config.data.dataset)}, which writes metrics-{sequences.name}.json"
+        )
+    return same and dataset in (None, config.data.dataset)
+
+
+def _recovery(folder: RunFolder) -> Any:
+    """The part of a run's metrics.json that only the training job can measure, or None. It stays.
+
+    Raises:
+        UserError: for a broken file.
+    """
+    try:
+        return json.loads(folder.metrics_file.read_text(encoding="utf-8"))["intents"].get("recovery")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder.metrics_file}: is broken ({error!r}); remove it and evaluate the run again") from None
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ class Ranker(keras.Model):
         self.model = model
 
     def call(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        outputs = self.model(inputs["history"], training=False)
+        outputs = self.model(self.model.widened(inputs["history"]), training=False)
         scores = exclude_items(ops.cast(self.model.scores_of(outputs["user"]), "float32"), inputs["exclude"])
         return {
             "rank": target_ranks(scores, inputs["target"]),
@@ -42,13 +42,18 @@ class Ranker(keras.Model):
         return {name: values[real][order] for name, values in outputs.items()}
 
 
+def output_model(model: ELCRec, *names: str) -> keras.Model:
+    """A model with only the named outputs of `model`, to `predict` with."""
+    return keras.Model(model.inputs, {name: model.output[name] for name in names})
+
+
 def evaluate_model(model: ELCRec, sequences: Sequences, split: str, batch_size: int = 256) -> dict[str, float]:
     """HR@K, NDCG@K and MRR of a split, `"validation"` or `"test"`."""
     data = ranking_batches(sequences, split, batch_size, model.encoder.max_length)
     return ranking_metrics(Ranker(model).rank(data)["rank"])
 
 
-def popularity_ranks(sequences: Sequences, split: str, batch_size: int = 1024) -> np.ndarray:
+def popularity_ranks(sequences: Sequences, split: str, batch_size: int = 256) -> np.ndarray:
     """Ranks when items are ordered by their number of events in the training part, `[users]`."""
     counts = np.concatenate([[0], sequences.catalog.counts]).astype(np.float32)
     data = ranking_batches(sequences, split, batch_size, max_length=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from elcrec_tf.cli import import_tensorflow, make_parser, run
+from elcrec_tf.cli import console, import_tensorflow, make_parser, run
 from elcrec_tf.errors import UserError
 from elcrec_tf.run_folder import RunFolder
 
@@ -29,11 +29,9 @@ def main(argv: list[str]) -> int:
         raise UserError(f"{folder.path}: holds no run (no config.json); give a folder that elcrec_tf.train wrote")
 
     import_tensorflow()
-    from rich.console import Console
-
     from elcrec_tf.serving.saved_model import export_run
 
-    export_run(folder, arguments.export_dir, Console(), arguments.top_k)
+    export_run(folder, arguments.export_dir, console(), arguments.top_k)
     return 0
 
 

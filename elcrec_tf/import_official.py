@@ -34,13 +34,13 @@ def main(argv: list[str]) -> int:
     sequences = load_dataset(base.data, base.simulator)
     cli.import_tensorflow()
 
-    from rich.console import Console
-
     from elcrec_tf.model import build_model
     from elcrec_tf.official import architecture, item_rows, load_official_weights, read_checkpoint
     from elcrec_tf.progress import results_table
     from elcrec_tf.results import evaluate_run
 
+    console = cli.console()
+    console.print(sequences.description, soft_wrap=True)
     weights = read_checkpoint(arguments.checkpoint)
     shapes = architecture(weights, arguments.checkpoint)
     rows = item_rows(sequences.catalog, shapes.pop("rows"), arguments.checkpoint)
@@ -48,14 +48,12 @@ def main(argv: list[str]) -> int:
     model = build_model(config, sequences.catalog.num_items)
     load_official_weights(model, weights, arguments.checkpoint, rows)
     folder = RunFolder(arguments.output_dir)
-    folder.create(config, sequences.catalog)
+    folder.create(config, sequences.catalog, sequences.fingerprint)
     folder.save_model(model)
     metrics = evaluate_run(model, sequences, config, folder)
-    metrics["seed"] = None
     write_json(folder.metrics_file, metrics)
-    console = Console()
     console.print(results_table(metrics))
-    console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
+    console.print(f"run folder: {folder.path}", soft_wrap=True)
     return 0
 
 

@@ -57,10 +57,10 @@ def recovery(assigned: np.ndarray, planted: np.ndarray) -> float:
     return float(normalized_mutual_info_score(planted, assigned))
 
 
-def kmeans(vectors: np.ndarray, num_clusters: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Spherical k-means by scikit-learn's KMeans on L2-normalised vectors: (centres `[k, size]`, labels `[n]`)."""
+def kmeans(vectors: np.ndarray, num_clusters: int, seed: int, tries: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's KMeans on L2-normalised vectors, the best of `tries` starts: (centres `[k, size]`, labels `[n]`)."""
     from sklearn.cluster import KMeans
 
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    fitted = KMeans(num_clusters, n_init=1, random_state=seed).fit(unit)
+    fitted = KMeans(num_clusters, n_init=tries, random_state=seed).fit(unit)
     return fitted.cluster_centers_, fitted.labels_

@@ -8,9 +8,9 @@ from typing import Any
 
 from keras import ops
 
-from elcrec_tf.layers.vectors import unit
 from elcrec_tf.masking import weighted_mean
 from elcrec_tf.padding import PADDING
+from elcrec_tf.vectors import unit
 
 _EXCLUDED = -1e9
 

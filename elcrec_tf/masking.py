@@ -21,8 +21,8 @@ def valid_mask(history: Any) -> Any:
 def attention_bias(valid: Any, dtype: str) -> Any:
     """Additive bias `[batch, 1, query, key]`: 0 where a query may look (valid keys at or before it), `MASKED_SCORE` elsewhere.
 
-    A padding query may look nowhere. Its row of equal biases leaves a softmax over everything, a meaningless but finite state
-    that must not be read.
+    Padding in front of a history may look nowhere. Its row of equal biases leaves a softmax over everything, a meaningless but
+    finite state that must not be read. (A hidden item of a masked view still looks at the items before it.)
     """
     length = ops.shape(valid)[1]
     position = ops.arange(length)

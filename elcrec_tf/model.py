@@ -8,10 +8,10 @@ from keras import ops
 from elcrec_tf.config import Config
 from elcrec_tf.layers.cluster_centers import ClusterCenters
 from elcrec_tf.layers.item_embedding import ItemEmbedding
-from elcrec_tf.layers.vectors import unit
 from elcrec_tf.losses import bce_loss, elcm_assign, elcm_paper, nt_xent, sampled_softmax_loss, softmax_loss
 from elcrec_tf.masking import masked_mean, valid_mask
 from elcrec_tf.sequence_encoder import SequenceEncoder
+from elcrec_tf.vectors import unit
 
 TERMS = ("next_item", "sequence", "intent", "cluster")
 
@@ -59,7 +59,7 @@ class ELCRec(keras.Model):
         score: str = "cosine",
         score_temperature: float = 0.1,
         num_clusters: int = 256,
-        intent_pooling: str = "mean",
+        intent_pooling: str = "last",
         fusion: str = "shift",
         next_item: str = "softmax",
         sequence_weight: float = 0.1,
@@ -106,6 +106,15 @@ class ELCRec(keras.Model):
     def _scalar(self, name: str, value: float) -> Any:
         start = keras.initializers.Constant(value)
         return self.add_weight(name=name, shape=(), initializer=start, trainable=False, dtype="float32")
+
+    def widened(self, history: Any) -> Any:
+        """The history as this model should see it in evaluation: padded to `max_length` under `official_padding`, where pooled
+        states depend on the padding; else as it is."""
+        if not self._arguments["official_padding"]:
+            return history
+        length = self._arguments["max_length"]
+        padding = ops.zeros((ops.shape(history)[0], length), history.dtype)
+        return ops.concatenate([padding, history], axis=1)[:, -length:]
 
     def scores(self, history: Any) -> Any:
         """Score of every item for the next place in each history, `[batch, num_items + 1]`; column 0 (padding) means nothing."""
@@ -226,7 +235,10 @@ def build_model(config: Config, num_items: int) -> ELCRec:
 def _pool(states: Any, history: Any, pooling: str, official_padding: bool) -> Any:
     """What stands for a history when its intent is chosen, `[batch, size]`."""
     if pooling == "last":
-        return states[:, -1]
+        # The latest item of a masked view may be hidden: take the last position that holds an item.
+        valid = valid_mask(history)
+        position = ops.max(ops.where(valid, ops.cumsum(ops.ones_like(history), axis=1) - 1, 0), axis=1)
+        return ops.squeeze(ops.take_along_axis(states, position[:, None, None], axis=1), axis=1)
     return ops.mean(states, axis=1) if official_padding else masked_mean(states, valid_mask(history))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,8 +33,8 @@ def read_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: is not a readable .npz file ({error})") from None
+        except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:  # TypeError: one bare array
+            raise UserError(f"{path}: is not a readable .npz file ({error}); get it again") from None
     if path.suffix in (".pt", ".pth"):
         return _read_torch(path)
     raise UserError(f"{path}: unknown ending {path.suffix!r}; a checkpoint is a .pt or an .npz file")

@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-_METRICS = ("HR@5", "HR@10", "HR@20", "NDCG@5", "NDCG@10", "NDCG@20", "MRR")
+from elcrec_tf.ranking import ranking_metrics
+
+_METRICS = tuple(ranking_metrics(np.zeros(0)))
+_TERMS = (("next", "next_item"), ("seq", "sequence"), ("intent", "intent"), ("elcm", "cluster"))
 
 
 class ProgressCallback(keras.callbacks.Callback):
@@ -42,8 +46,17 @@ class ProgressCallback(keras.callbacks.Callback):
         terms = " ".join(f"{name} {logs[key]:.3f}" for name, key in _TERMS if key in logs)
         self.console.print(
             f"epoch {epoch + 1:>3}/{self.epochs}  loss {logs['loss']:.3f} ({terms})  "
-            f"{self.monitor} {logs[f'val_{self.monitor}']:.4f}  intents used {logs['intents_used']:.0%}, "
-            f"perplexity {logs['intent_perplexity']:.0f}  {logs['seconds']:.1f} s",
+            f"{self.monitor} {logs[f'val_{self.monitor}']:.4f}  {logs['seconds']:.1f} s",
+            highlight=False,
+            soft_wrap=True,
+        )
+        revived = f", {logs['revived']} revived" if "revived" in logs else ""
+        self.console.print(
+            f"               intents: {logs['intents_used']:.0%} used, perplexity {logs['intent_perplexity']:.0f}, share of users "
+            f"{logs['smallest_intent']:.2%} to {logs['largest_intent']:.2%}{revived}; centres' cosine mean "
+            f"{logs['center_cosine_mean']:.2f}, max {logs['center_cosine_max']:.2f}; views' alignment "
+            f"{logs['view_alignment']:.2f}, uniformity {logs['view_uniformity']:.2f}",
+            style="dim",
             highlight=False,
             soft_wrap=True,
         )
@@ -55,9 +68,6 @@ class ProgressCallback(keras.callbacks.Callback):
         """Take the bar away, also after an error in mid-epoch."""
         if hasattr(self, "_bar"):
             self._bar.stop()
-
-
-_TERMS = (("next", "next_item"), ("seq", "sequence"), ("intent", "intent"), ("elcm", "cluster"))
 
 
 def results_table(metrics: dict[str, Any]) -> Table:
@@ -80,7 +90,9 @@ def recovery_table(recovery: dict[str, Any]) -> Table:
     table.add_column("clusters", justify="right")
     table.add_column("NMI", justify="right")
     table.add_column("of the oracle's", justify="right")
+    oracle = recovery["oracle_nmi"]
     for row in recovery["rows"]:
-        table.add_row(row["name"], str(row["clusters"]), f"{row['nmi']:.3f}", f"{row['nmi'] / recovery['oracle_nmi']:.2f}")
-    table.add_row("oracle that knows the generator", "", f"{recovery['oracle_nmi']:.3f}", "1.00")
+        # Where every event is noise, even the oracle knows nothing.
+        table.add_row(row["name"], str(row["clusters"]), f"{row['nmi']:.3f}", f"{row['nmi'] / oracle:.2f}" if oracle else "-")
+    table.add_row("oracle that knows the generator", "", f"{oracle:.3f}", "1.00")
     return table

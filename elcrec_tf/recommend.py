@@ -10,9 +10,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from elcrec_tf.cli import add_config_flags, config_flags, import_tensorflow, make_parser, run
+from elcrec_tf.cli import add_config_flags, config_flags, console, import_tensorflow, make_parser, run
 from elcrec_tf.config import DataConfig
-from elcrec_tf.serving.batch import USERS_AT_A_TIME, check_output, coverage, read_events, recommend_events, write_tables
+from elcrec_tf.serving.batch import (
+    READ_AS_TRAINED,
+    USERS_AT_A_TIME,
+    check_output,
+    coverage,
+    input_config,
+    output_schema,
+    read_events,
+    recommend_events,
+    write_tables,
+)
 from elcrec_tf.serving.layout import read_metadata, version_folder
 
 if TYPE_CHECKING:
@@ -25,13 +35,12 @@ def main(argv: list[str]) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     _check_flags(parser, arguments)
-    config = DataConfig(**config_flags(arguments))
     # A wrong path or a bad file should not have to wait for TensorFlow.
-    read_metadata(version_folder(arguments.saved_model))
+    metadata = read_metadata(version_folder(arguments.saved_model))
     events = None
     if arguments.input is not None:
         check_output(arguments.output, arguments.input)
-        events = read_events(arguments.input, config)
+        events = read_events(arguments.input, input_config(metadata, config_flags(arguments)))
 
     import_tensorflow()
     from elcrec_tf.serving.recommender import Recommender
@@ -44,8 +53,11 @@ def main(argv: list[str]) -> int:
         return 0
     known = coverage(recommender, events)
     batches = recommend_events(recommender, events, k, arguments.include_history)
-    rows = write_tables(arguments.output, _with_progress(batches, math.ceil(known.users / USERS_AT_A_TIME)))
+    tables = _with_progress(batches, math.ceil(known.users / USERS_AT_A_TIME))
+    rows = write_tables(arguments.output, tables, output_schema(recommender))
     print(f"{arguments.output}: {rows} recommendations for {known.users} users")
+    for reason, dropped in events.dropped.items():
+        _note(f"{dropped} rows of the input: {reason}")
     if known.unknown_events:
         _note(f"{known.unknown_events} of {known.events} events are of items that the model does not know; they were ignored")
     if known.fallback_users:
@@ -70,7 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--k", metavar="N", type=int, help=f"recommendations a history (default: {_DEFAULT_K})")
     parser.add_argument("--include-history", action="store_true", help="recommend items of the history, too")
     parser.add_argument("--json", action="store_true", help="print the answer to --history as JSON")
-    add_config_flags(parser, [DataConfig], only=("format", "user_column", "item_column", "time_column"))
+    as_trained = dict.fromkeys(READ_AS_TRAINED, "as in training")
+    as_trained["filter_column"] += "; '' turns the filter off"
+    add_config_flags(parser, [DataConfig], only=("format", *READ_AS_TRAINED), defaults=as_trained)
     return parser
 
 
@@ -83,7 +97,7 @@ def _check_flags(parser: argparse.ArgumentParser, arguments: argparse.Namespace)
     if arguments.input is not None and arguments.json:
         parser.error("--json goes with --history; --output FILE.jsonl gives the answers to --input as JSON Lines")
     if arguments.input is None and config_flags(arguments):
-        parser.error("--format and the names of columns go with --input")
+        parser.error("--format, the names of columns and the filter go with --input")
 
 
 def _answer_history(recommender: Recommender, arguments: argparse.Namespace, k: int) -> None:
@@ -132,11 +146,10 @@ def _shown(value: object) -> str:
 
 def _with_progress(batches: Iterable[Any], total: int) -> Iterable[Any]:
     """The batches, with a bar on a terminal."""
-    from rich.console import Console
     from rich.progress import track
 
-    console = Console(stderr=True)
-    return track(batches, "recommending", total, console=console, transient=True, disable=not console.is_terminal)
+    terminal = console(stderr=True)
+    return track(batches, "recommending", total, console=terminal, transient=True, disable=not terminal.is_terminal)
 
 
 def _note(text: str) -> None:

@@ -1,10 +1,9 @@
-"""How well a run recovers planted intents (simulated data): beside the oracle, the paper's ELCM form, and k-means without ELCM."""
+"""How well a run recovers planted intents (simulated data): beside the oracle, the other ELCM form, and k-means without ELCM."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import keras
 import numpy as np
 from rich.console import Console
 
@@ -13,10 +12,11 @@ from elcrec_tf.data.oracle import Oracle
 from elcrec_tf.data.pipeline import histories
 from elcrec_tf.data.sequences import Sequences
 from elcrec_tf.data.splits import holdout_positions
+from elcrec_tf.evaluation import output_model
 from elcrec_tf.intents import kmeans, recovery
 from elcrec_tf.model import ELCRec
 from elcrec_tf.run_folder import RunFolder
-from elcrec_tf.training import fit_model
+from elcrec_tf.training import train_model
 
 FORMS = {"assign": "ELCM, clustering form", "paper": "ELCM, paper's form (Eq. 3)"}
 
@@ -25,13 +25,13 @@ def measure_recovery(model: ELCRec, sequences: Sequences, config: Config, folder
     """Normalised mutual information between the intent assigned to each user's test history and the planted intent of its
     latest event.
 
-    Trains two more models with the same settings, one with the other ELCM form and one without ELCM, in
-    `folder/recovery/`; what is there already is taken.
+    Trains two more models with the same settings and seed, one with the other ELCM form and one without ELCM, as runs in
+    `folder/recovery/`; runs that are there already are continued.
 
     Args:
         model: the run's trained model.
         sequences: simulated data (`sequences.intents` known).
-        config: the run's configuration.
+        config: the run's configuration, with ELCM on.
         folder: the run's folder.
         console: where progress goes.
 
@@ -42,30 +42,24 @@ def measure_recovery(model: ELCRec, sequences: Sequences, config: Config, folder
     users, history = histories(sequences, "test", config.model.max_length)
     assert sequences.intents is not None
     truth = sequences.intents[holdout_positions(sequences, "test") - 1][users]
-    clusters, planted = config.model.num_clusters, config.simulator.sim_intents
+
+    def reference(name: str, **changes: Any) -> ELCRec:
+        run = RunFolder(folder.path / "recovery" / name)
+        console.print(f"reference model for the recovery of planted intents: {name}")
+        return train_model(sequences, config.replace(**changes), run, resume=run.exists, console=console)
 
     def outputs(one: ELCRec) -> dict[str, np.ndarray]:
-        names = ("pooled", "intents")
-        return keras.Model(one.inputs, {name: one.output[name] for name in names}).predict(history, batch_size=256, verbose=0)
+        return output_model(one, "pooled", "intents").predict(history, batch_size=256, verbose=0)
 
-    def row(name: str, labels: np.ndarray, count: int) -> dict[str, Any]:
-        return {"name": name, "clusters": count, "nmi": recovery(labels, truth)}
+    def row(name: str, labels: np.ndarray, clusters: int) -> dict[str, Any]:
+        return {"name": name, "clusters": clusters, "nmi": recovery(labels, truth)}
 
     own = config.loss.cluster_form
     other = next(form for form in FORMS if form != own)
-    by_form = {own: model, other: _reference(config.replace(cluster_form=other), other, sequences, folder, console)}
-    rows = [row(name, outputs(by_form[form])["intents"].argmax(-1), clusters) for form, name in FORMS.items()]
-    without = _reference(config.replace(cluster_weight=0.0), "without-elcm", sequences, folder, console)
-    states = outputs(without)["pooled"]
-    rows.append(row("k-means on the states, no ELCM", kmeans(states, planted, config.train.seed)[1], planted))
+    by_form = {own: model, other: reference(other, cluster_form=other)}
+    rows = [row(name, outputs(by_form[form])["intents"].argmax(-1), config.model.num_clusters) for form, name in FORMS.items()]
+    clusters = min(config.simulator.sim_intents, len(users))
+    states = outputs(reference("without-elcm", cluster_weight=0.0))["pooled"]
+    rows.append(row("k-means on the states, no ELCM", kmeans(states, clusters, config.train.seed, tries=10)[1], clusters))
     oracle = Oracle(config.simulator).intent_posterior(sequences, "test")[users].argmax(-1)
-    return {"planted": planted, "oracle_nmi": recovery(oracle, truth), "rows": rows}
-
-
-def _reference(config: Config, name: str, sequences: Sequences, folder: RunFolder, console: Console) -> ELCRec:
-    run = RunFolder(folder.path / "recovery" / name)
-    console.print(f"reference model for the recovery of planted intents: {name}")
-    if not run.exists:
-        run.create(config, sequences.catalog)
-    fit_model(sequences, config, run, console)
-    return run.load_model()
+    return {"planted": config.simulator.sim_intents, "oracle_nmi": recovery(oracle, truth), "rows": rows}

@@ -21,7 +21,7 @@ from elcrec_tf.run_folder import RunFolder
 def evaluate_run(model: ELCRec, sequences: Sequences, config: Config, folder: RunFolder) -> dict[str, Any]:
     """Everything that metrics.json holds, made from a model and the run's history.csv.
 
-    What only training knows (`best_epoch`, `train_seconds`) is None where the run has no history (an imported checkpoint).
+    What only training knows (`seed`, `best_epoch`, `epochs`, `train_seconds`) is None for a run without history (imported, say).
     """
     ranker = Ranker(model)
     size, length = config.train.eval_batch_size, config.model.max_length
@@ -30,7 +30,7 @@ def evaluate_run(model: ELCRec, sequences: Sequences, config: Config, folder: Ru
     centers = np.asarray(model.cluster_centers.centers)
     return {
         "dataset": sequences.name,
-        "seed": config.train.seed,
+        "seed": config.train.seed if rows else None,
         "best_epoch": best_epoch(rows, f"val_{config.train.monitor}") if rows else None,
         "epochs": len(rows) if rows else None,
         "train_seconds": round(sum(row["seconds"] for row in rows), 2) if rows else None,
@@ -42,7 +42,7 @@ def evaluate_run(model: ELCRec, sequences: Sequences, config: Config, folder: Ru
         "fingerprint": sequences.fingerprint,
         "version": __version__,
         **{split: ranking_metrics(result["rank"]) for split, result in results.items()},
-        "baselines": {"popularity": ranking_metrics(popularity_ranks(sequences, "test"))},
+        "baselines": {"popularity": ranking_metrics(popularity_ranks(sequences, "test", size))},
         "intents": {
             "clusters": model.cluster_centers.num_clusters,
             **assignment_health(results["test"]["intent"], model.cluster_centers.num_clusters),

@@ -6,6 +6,7 @@ history.csv        a row an epoch
 metrics.json       the results
 model.keras        the best model
 catalog.parquet    raw item ids, their training counts and titles
+data.json          what the data set was: name and fingerprint
 checkpoint/        the newest epoch's model with its optimizer state, for --resume
 tensorboard/       logs
 snapshots/         sampled user embeddings and intents, with --snapshot-epochs
@@ -18,6 +19,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -71,13 +73,15 @@ class RunFolder:
         """Raise `UserError` when a new run cannot start here: the folder holds a run, or something else."""
         if self.exists:
             raise UserError(f"{self.path}: holds a run already; --resume continues it, another --output-dir starts a new one")
-        if self.path.is_dir() and any(self.path.iterdir()):
+        # A start that was cut off may have left these behind.
+        own = {"catalog.parquet", "data.json"}
+        if self.path.is_dir() and any(path.name not in own and not path.name.startswith(".") for path in self.path.iterdir()):
             raise UserError(f"{self.path}: is not empty and holds no run; choose another --output-dir")
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path}: is a file; choose another --output-dir")
 
-    def create(self, config: Config, catalog: Catalog) -> None:
-        """Start a run: make the folder, write configuration and catalogue.
+    def create(self, config: Config, catalog: Catalog, fingerprint: str | None = None) -> None:
+        """Start a run: make the folder, write catalogue, the data set's fingerprint, and last the configuration.
 
         Raises:
             UserError: when it holds a run already, holds something else, or cannot be written.
@@ -86,6 +90,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             catalog.save(self.path / "catalog.parquet")
+            write_json(self.path / "data.json", {"dataset": config.data.dataset, "fingerprint": fingerprint})
             self.write_config(config)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror}); choose another --output-dir") from None
@@ -105,6 +110,14 @@ class RunFolder:
         config = Config.from_dict(values, where=str(path))
         return config.with_preset(values.get("preset", "default"))
 
+    def fingerprint(self) -> str | None:
+        """Fingerprint of the data set that the run was made with; None where it is not known."""
+        path = self.path / "data.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))["fingerprint"] if path.is_file() else None
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path}: is broken; remove it to go on without the check that the data is the same") from None
+
     def catalog(self) -> Catalog:
         return Catalog.load(self.path / "catalog.parquet")
 
@@ -119,7 +132,13 @@ class RunFolder:
         if not self.history_file.is_file():
             return []
         with self.history_file.open(newline="", encoding="utf-8") as file:
-            return [{key: float(cell) for key, cell in row.items() if cell} for row in csv.DictReader(file)]
+            try:
+                rows = [{key: float(cell) for key, cell in row.items() if cell} for row in csv.DictReader(file)]
+            except (ValueError, TypeError):
+                raise UserError(f"{self.history_file}: has a cell that is no number; restore it, or start a new run") from None
+        if any("epoch" not in row for row in rows):
+            raise UserError(f"{self.history_file}: has a row without an epoch; restore it, or start a new run")
+        return rows
 
     def write_history(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Write all rows again (atomically); the columns are the union of the rows' keys, in order of appearance."""
@@ -130,13 +149,21 @@ class RunFolder:
         writer.writerows({key: int(value) if key == "epoch" else repr(float(value)) for key, value in row.items()} for row in rows)
         write_text(self.history_file, text.getvalue())
 
-    def save_model(self, model: ELCRec, path: Path | None = None) -> None:
-        with atomic_path(path or self.model_file) as temporary:
+    def save_model(self, model: ELCRec) -> None:
+        """Write model.keras."""
+        with atomic_path(self.model_file) as temporary:
             model.save(temporary)
 
-    def save_checkpoint(self, model: ELCRec, epoch: int) -> None:
-        """Keep the model with its optimizer state as of the end of `epoch` (counted from 1), and drop older ones."""
-        self.save_model(model, self.path / "checkpoint" / f"epoch-{epoch:05d}.keras")
+    def save_checkpoint(self, model: ELCRec, epoch: int, best: bool) -> None:
+        """Keep the model with its optimizer state as of the end of `epoch` (counted from 1), and drop older ones.
+
+        The best model is replaced before the checkpoint appears: a kill in between repeats the epoch, and loses nothing.
+        """
+        with atomic_path(self.path / "checkpoint" / f"epoch-{epoch:05d}.keras") as temporary:
+            model.save(temporary)
+            if best:
+                with atomic_path(self.model_file) as copy:
+                    shutil.copyfile(temporary, copy)
         for number, path in self._checkpoints():
             if number != epoch:
                 path.unlink()
@@ -174,7 +201,7 @@ def default_folder(dataset: str, parent: str | Path = "runs") -> RunFolder:
 
 
 def newest_folder(parent: str | Path = "runs") -> RunFolder:
-    """The run under `parent` that was started last. Raises `UserError` when there is none."""
+    """The run under `parent` that was started or resumed last. Raises `UserError` when there is none."""
     runs = [path.parent for path in Path(parent).glob("*/config.json")]
     if not runs:
         raise UserError(f"{parent}/: holds no run to resume; give the run with --output-dir, or start one without --resume")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import shlex
 import sys
 from pathlib import Path
 
@@ -14,8 +14,6 @@ from elcrec_tf.data.sequences import Sequences
 from elcrec_tf.errors import UserError
 from elcrec_tf.files import write_json
 from elcrec_tf.run_folder import RunFolder, default_folder, newest_folder
-
-_COMMAND = "python -m elcrec_tf.train"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -58,15 +56,13 @@ def _folder_and_config(arguments: argparse.Namespace) -> tuple[RunFolder | None,
     folder = folder or newest_folder()
     if arguments.preset or arguments.config:
         raise UserError("--resume takes the settings of the run it continues; leave out --preset and --config")
-    config = folder.config()
-    return folder, dataclasses.replace(config.replace(**flags), preset=config.preset)
+    return folder, folder.config().replace(**flags)
 
 
 def _train(arguments: argparse.Namespace, folder: RunFolder, config: Config, sequences: Sequences) -> int:
     import json
 
     import keras
-    from rich.console import Console
 
     from elcrec_tf.progress import recovery_table, results_table
     from elcrec_tf.recovery import measure_recovery
@@ -74,30 +70,28 @@ def _train(arguments: argparse.Namespace, folder: RunFolder, config: Config, seq
     from elcrec_tf.serving.saved_model import export_run
     from elcrec_tf.training import train_model
 
-    console = Console(stderr=arguments.json)
-    console.print(describe(sequences), highlight=False, soft_wrap=True)
-    console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
+    console = cli.console(stderr=arguments.json)
+    console.print(sequences.description, soft_wrap=True)
+    console.print(f"run folder: {folder.path}", soft_wrap=True)
     try:
         model = train_model(sequences, config, folder, arguments.resume, console)
+        metrics = evaluate_run(model, sequences, config, folder)
+        write_json(folder.metrics_file, metrics)
+        if sequences.intents is not None and config.train.recovery and config.loss.cluster_weight:
+            metrics["intents"]["recovery"] = measure_recovery(model, sequences, config, folder, console)
+            write_json(folder.metrics_file, metrics)
     except KeyboardInterrupt:
-        console.print(f"stopped; go on with: {_COMMAND} --output-dir {folder.path} --resume", highlight=False, soft_wrap=True)
+        again = f"{cli.command('train')} --output-dir {shlex.quote(str(folder.path))} --resume"
+        console.print(f"stopped; go on with: {again}", soft_wrap=True)
         raise
-    metrics = evaluate_run(model, sequences, config, folder)
-    if sequences.intents is not None and config.train.recovery:
-        metrics["intents"]["recovery"] = measure_recovery(model, sequences, config, folder, console)
-    write_json(folder.metrics_file, metrics)
     console.print(results_table(metrics))
     if "recovery" in metrics["intents"]:
         console.print(recovery_table(metrics["intents"]["recovery"]))
     if metrics["best_epoch"] is not None:
         console.print(f"best epoch {metrics['best_epoch']} of {metrics['epochs']}, {metrics['train_seconds']:.0f} s of training")
     if keras.backend.backend() != "tensorflow":
-        console.print(
-            f"no SavedModel from the {keras.backend.backend()} backend; with KERAS_BACKEND=tensorflow: "
-            f"python -m elcrec_tf.export {folder.path}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        later = f"KERAS_BACKEND=tensorflow {cli.command('export')} {shlex.quote(str(folder.path))}"
+        console.print(f"no SavedModel from the {keras.backend.backend()} backend; make it with: {later}", soft_wrap=True)
     elif not arguments.no_export:
         export_dir = Path(arguments.export_dir or f"saved_models/{sequences.name}")
         export_run(folder, export_dir, console, example=sequences.catalog.raw(sequences[0][:3]))
@@ -105,13 +99,6 @@ def _train(arguments: argparse.Namespace, folder: RunFolder, config: Config, seq
         json.dump(metrics, sys.stdout, indent=2)
         print()
     return 0
-
-
-def describe(sequences: Sequences) -> str:
-    """One line about a data set: its size, and what was dropped on purpose."""
-    text = f"{sequences.name}: {sequences.num_users:,} users, {sequences.catalog.num_items:,} items, {sequences.num_events:,} events"
-    dropped = ", ".join(f"{rows:,} {reason}" for reason, rows in sequences.dropped.items())
-    return text + (f"; left out: {dropped}" if dropped else "")
 
 
 if __name__ == "__main__":

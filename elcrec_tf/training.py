@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
@@ -21,8 +22,9 @@ from elcrec_tf.callbacks import (
 from elcrec_tf.config import Config
 from elcrec_tf.data.pipeline import histories, probe_views, ranking_batches, training_batches
 from elcrec_tf.data.sequences import Sequences
+from elcrec_tf.data.splits import training_ranges
 from elcrec_tf.errors import UserError
-from elcrec_tf.evaluation import Ranker
+from elcrec_tf.evaluation import Ranker, output_model
 from elcrec_tf.intents import kmeans
 from elcrec_tf.model import ELCRec, build_model
 from elcrec_tf.progress import ProgressCallback
@@ -57,29 +59,49 @@ def train_model(
         UserError: for a folder in use, a resume with other settings, or a loss that is no longer finite.
     """
     console = console or Console(quiet=True)
+    devices = _devices() if devices is None else devices
+    check_trainable(sequences, config, len(devices))
     if resume:
         check_resumable(folder, sequences, config)
         folder.write_config(config)  # the number of epochs may have changed
     else:
-        folder.create(config, sequences.catalog)
-    keras.utils.set_random_seed(config.train.seed)
+        folder.create(config, sequences.catalog, sequences.fingerprint)
     fit_model(sequences, config, folder, console, devices)
     return folder.load_model()
 
 
+def check_trainable(sequences: Sequences, config: Config, num_devices: int = 1) -> None:
+    """Raise `UserError` for settings that this data set, or this number of devices, cannot be trained with."""
+    starts, ends = training_ranges(sequences)
+    users = int(np.sum(ends - starts >= 2))
+    if not users:
+        raise UserError(f"data set {sequences.name!r}: no user has the 4 events that training needs (2, and 2 held out)")
+    if config.model.centers_start == "kmeans" and users < config.model.num_clusters:
+        raise UserError(
+            f"--centers-start kmeans needs at least as many users as intents: {users} users, --num-clusters {config.model.num_clusters}"
+        )
+    if num_devices > 1 and (config.loss.examples == "prefixes" or config.loss.next_item == "sampled_softmax"):
+        # tf.distribute splits every part of a batch alike, and these have parts of other lengths.
+        raise UserError(
+            "--examples prefixes and --next-item sampled_softmax train on one device; make one visible (CUDA_VISIBLE_DEVICES=0)"
+        )
+
+
 def check_resumable(folder: RunFolder, sequences: Sequences, config: Config) -> None:
-    """Raise `UserError` when the run was made with settings, or on data, that differ in more than the number of epochs."""
-    before = folder.config()
-    mine, theirs = ({**c.to_dict(), "preset": "", "train": {**c.to_dict()["train"], "epochs": 0}} for c in (config, before))
+    """Raise `UserError` for a run that cannot go on: made with other settings or on other data, or never meant to be trained."""
+    free = {"preset": "", "train": {"epochs": 0, "recovery": False}}
+    mine, theirs = ({**c.to_dict(), "preset": "", "train": c.to_dict()["train"] | free["train"]} for c in (config, folder.config()))
     for group, values in mine.items():
         if values != theirs[group]:
             names = [name for name in values if values[name] != theirs[group].get(name)]
             raise UserError(f"{folder.path}: the run was made with other settings of {', '.join(names)}; resume it without those flags")
-    if list(folder.catalog().ids) != list(sequences.catalog.ids):
-        raise UserError(f"{folder.path}: the run was made on other data (its catalogue differs); start a new run")
+    if folder.fingerprint() not in (None, sequences.fingerprint):
+        raise UserError(f"{folder.path}: the run was made on other data than {config.data.dataset!r} holds now; start a new run")
+    if folder.newest_checkpoint() is None and (folder.metrics_file.is_file() or len(folder.read_history()) > 1):
+        raise UserError(f"{folder.path}: has no checkpoint to resume from (an imported run, or one copied without checkpoint/)")
 
 
-def fit_model(sequences: Sequences, config: Config, folder: RunFolder, console: Console, devices: Sequence[str] | None = None) -> None:
+def fit_model(sequences: Sequences, config: Config, folder: RunFolder, console: Console, devices: Sequence[str] = ()) -> None:
     """Train from the folder's newest checkpoint, or from the start, until the last epoch or the end of patience."""
     train = config.train
     recorder = RunRecorder(folder, train.monitor, train.patience)
@@ -91,7 +113,7 @@ def fit_model(sequences: Sequences, config: Config, folder: RunFolder, console: 
             first_epoch, model = checkpoint[0], load_keras(checkpoint[1])
         # A row without a checkpoint belongs to an epoch that was cut off between the two.
         recorder.rows = [row for row in folder.read_history() if row["epoch"] <= first_epoch]
-    if not recorder.rows:
+    if not folder.model_file.is_file():
         folder.save_model(model)  # a run of 0 epochs has a model too
     if first_epoch >= train.epochs or (recorder.rows and recorder.exhausted):
         return
@@ -130,6 +152,7 @@ def fit_model(sequences: Sequences, config: Config, folder: RunFolder, console: 
 
 
 def _new_model(sequences: Sequences, config: Config) -> ELCRec:
+    keras.utils.set_random_seed(config.train.seed)
     model = build_model(config, sequences.catalog.num_items)
     if config.model.centers_start == "kmeans":
         _start_centers(model, sequences, config)
@@ -143,12 +166,7 @@ def _new_model(sequences: Sequences, config: Config) -> ELCRec:
 def _start_centers(model: ELCRec, sequences: Sequences, config: Config) -> None:
     """k-means on the untrained encoder's pooled states (as the official code starts)."""
     _, history = histories(sequences, "training", config.model.max_length, most=50_000, seed=config.train.seed)
-    if len(history) < config.model.num_clusters:
-        raise UserError(
-            f"--centers-start kmeans needs at least as many users as intents: {len(history)} users, "
-            f"--num-clusters {config.model.num_clusters}"
-        )
-    pooled = keras.Model(model.inputs, model.output["pooled"]).predict(history, batch_size=256, verbose=0)
+    pooled = output_model(model, "pooled").predict(history, batch_size=256, verbose=0)["pooled"]
     model.cluster_centers.assign_centers(kmeans(pooled, config.model.num_clusters, config.train.seed)[0])
 
 
@@ -159,13 +177,13 @@ def _snapshots(sequences: Sequences, config: Config, folder: RunFolder) -> Snaps
     return Snapshots(folder, train.snapshot_epochs, sequences.user_ids[users], history)
 
 
-def _strategy_scope(devices: Sequence[str] | None) -> Any:
-    """MirroredStrategy's scope where there are several devices, else nothing."""
+def _devices() -> list[str]:
+    """All GPUs that TensorFlow sees, as tf.distribute names them."""
     if keras.backend.backend() != "tensorflow":
-        return contextlib.nullcontext()
-    devices = (
-        devices
-        if devices is not None
-        else [device.name.replace("/physical_device:", "") for device in tf.config.list_physical_devices("GPU")]
-    )
+        return []
+    return [device.name.replace("/physical_device:", "") for device in tf.config.list_physical_devices("GPU")]
+
+
+def _strategy_scope(devices: Sequence[str]) -> Any:
+    """MirroredStrategy's scope where there are several devices, else nothing."""
     return tf.distribute.MirroredStrategy(list(devices)).scope() if len(devices) > 1 else contextlib.nullcontext()

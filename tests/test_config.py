@@ -22,13 +22,13 @@ def config_file(tmp_path):
 
 
 def test_flag_wins_over_file_over_preset_over_default(config_file):
-    # paper-beauty sets num_layers 1, num_clusters 256 and epochs 300; the defaults are 2, 256 and 30.
+    # paper-beauty sets num_layers 1, num_clusters 256 and epochs 300; the defaults are 2, 256 and others.
     file = config_file({"model": {"num_clusters": 7, "hidden_size": 32}, "train": {"epochs": 9}})
     config = resolve("paper-beauty", file, {"epochs": 3})
     assert config.train.epochs == 3  # flag over file and preset
     assert (config.model.num_clusters, config.model.hidden_size) == (7, 32)  # file over preset, file over default
     assert config.model.num_layers == 1  # preset over default
-    assert config.train.learning_rate == TrainConfig().learning_rate
+    assert config.train.batch_size == TrainConfig().batch_size
     assert config.preset == "paper-beauty"
 
 

@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 # A module may import from its own layer and from those above it in this list, never from one below. A name ending in a dot is a folder.
 LAYERS = (
     ("__init__", "errors", "padding"),
-    ("config", "files", "masking", "intents", "layers.vectors"),
+    ("config", "files", "masking", "intents", "vectors"),
+    ("cli",),
     ("losses", "ranking", "augment", "layers."),
     ("data.",),
     ("sequence_encoder",),
@@ -22,7 +23,6 @@ LAYERS = (
     ("training", "results"),
     ("recovery", "retrieval", "serving."),
     ("tuning", "report"),
-    ("cli",),
     ("train", "evaluate", "tune", "export", "serve", "recommend", "import_official"),
     ("pipelines.",),
 )

@@ -1,7 +1,11 @@
+import dataclasses
+import inspect
+
 import keras
 import numpy as np
 import pytest
 
+from elcrec_tf.config import LossConfig, ModelConfig
 from elcrec_tf.losses import bce_loss, elcm_assign, elcm_paper, nt_xent, sampled_softmax_loss, softmax_loss
 from elcrec_tf.masking import masked_mean, valid_mask
 from elcrec_tf.model import TERMS, ELCRec, build_model
@@ -170,8 +174,35 @@ def test_a_batch_of_empty_rows_is_finite_and_trains(next_item, cluster_form):
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
 
 
-def test_official_padding_pools_over_all_positions():
+def test_the_last_state_pooled_is_that_of_the_last_item_not_of_padding():
+    """A masked view may hide the latest item: the column before it then stands for the history."""
+    model = toy_model(intent_pooling="last")
+    history = np.array([[0, 1, 2, 3], [0, 1, 2, 0], [1, 0, 0, 0], [0, 0, 0, 0]], np.int32)
+    outputs = model(history)
+    states = np.asarray(outputs["states"])
+    expected = np.stack([states[0, 3], states[1, 2], states[2, 0], states[3, 0]])
+    np.testing.assert_array_equal(np.asarray(outputs["pooled"]), expected)
+
+
+def test_model_defaults_are_the_configs():
+    """The defaults stand in two signatures; they must not drift apart."""
+    parameters = inspect.signature(ELCRec.__init__).parameters
+    for group in (ModelConfig(), LossConfig()):
+        for field in dataclasses.fields(group):
+            if field.name in parameters:
+                assert parameters[field.name].default == getattr(group, field.name), field.name
+
+
+def test_evaluation_widens_histories_under_official_padding_only():
+    history = np.array([[1, 2]], np.int32)
     ours, official = toy_model(), toy_model(official_padding=True)
+    np.testing.assert_array_equal(np.asarray(ours.widened(history)), history)
+    length = official.encoder.max_length
+    np.testing.assert_array_equal(np.asarray(official.widened(history)), [[0] * (length - 2) + [1, 2]])
+
+
+def test_official_padding_pools_over_all_positions():
+    ours, official = (toy_model(intent_pooling="mean", official_padding=padding) for padding in (False, True))
     states = np.asarray(official(HISTORY)["states"])
     np.testing.assert_allclose(official(HISTORY)["pooled"], states.mean(1), **CLOSE)
     valid = HISTORY > 0

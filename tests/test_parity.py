@@ -35,6 +35,7 @@ def official_model(name, golden, **options):
         score="dot",
         next_item="bce",
         fusion=name.split("_")[0],
+        intent_pooling="mean",
         cluster_form="paper",
         temperature=1.0,
         similarity="dot",

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -104,9 +105,17 @@ def test_model_round_trip(run, model):
 
 def test_only_the_newest_checkpoint_is_kept(run, model):
     for epoch in (9, 10):
-        run.save_checkpoint(model, epoch)
+        run.save_checkpoint(model, epoch, best=False)
     assert run.newest_checkpoint() == (10, run.path / "checkpoint" / "epoch-00010.keras")
     assert [path.name for path in (run.path / "checkpoint").iterdir()] == ["epoch-00010.keras"]
+
+
+def test_the_best_model_is_there_before_its_checkpoint(run, model, monkeypatch):
+    """A kill between the two then repeats the epoch, instead of leaving an older model as the best for good."""
+    replaced = []
+    monkeypatch.setattr("elcrec_tf.files.os.replace", lambda source, target: replaced.append(Path(target).name))
+    run.save_checkpoint(model, 3, best=True)
+    assert replaced == ["model.keras", "epoch-00003.keras"]
 
 
 def test_foreign_and_half_written_checkpoints_are_passed_over(run):

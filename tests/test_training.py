@@ -1,5 +1,6 @@
 """Training runs on a tiny simulated data set."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from elcrec_tf.config import Config, SimulatorConfig
 from elcrec_tf.data.simulate import simulate
 from elcrec_tf.errors import UserError
+from elcrec_tf.model import build_model
 from elcrec_tf.results import evaluate_run
 from elcrec_tf.run_folder import RunFolder
 from elcrec_tf.training import train_model
@@ -108,8 +110,37 @@ def test_resume_refuses_other_settings_and_other_data(finished, sequences):
     with pytest.raises(UserError, match="other settings of dropout"):
         train_model(sequences, TINY.replace(dropout=0.1), folder, resume=True)
     other = simulate(SimulatorConfig(**{**SIMULATOR, "sim_items": 50}))
-    with pytest.raises(UserError, match="other data"):
+    with pytest.raises(UserError, match="other data than"):
         train_model(other, TINY, folder, resume=True)
+
+
+def test_resume_refuses_data_that_changed_under_the_same_items(finished, sequences):
+    swapped = dataclasses.replace(sequences, items=sequences.items[::-1].copy())
+    with pytest.raises(UserError, match="other data than 'simulated' holds now"):
+        train_model(swapped, TINY, finished[0], resume=True)
+
+
+def test_resume_never_overwrites_a_model_that_was_not_trained_here(sequences, tmp_path):
+    folder = RunFolder(tmp_path / "imported")
+    folder.create(TINY, sequences.catalog)
+    folder.save_model(build_model(TINY, sequences.catalog.num_items))
+    folder.metrics_file.write_text("{}")
+    before = folder.model_file.read_bytes()
+    with pytest.raises(UserError, match="no checkpoint to resume from"):
+        train_model(sequences, TINY, folder, resume=True)
+    assert folder.model_file.read_bytes() == before
+
+
+def test_settings_that_cannot_be_trained_use_up_no_folder(sequences, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    for options, message in (
+        ({"centers_start": "kmeans", "num_clusters": 64}, "60 users, --num-clusters 64"),
+        ({"examples": "prefixes"}, "one device"),
+        ({"next_item": "sampled_softmax"}, "one device"),
+    ):
+        with pytest.raises(UserError, match=message):
+            train_model(sequences, TINY.replace(**options), folder, devices=["CPU:0", "CPU:1"])
+    assert not folder.path.exists()
 
 
 def test_a_folder_in_use_is_refused(finished, sequences):
@@ -167,11 +198,6 @@ def test_a_run_of_no_epochs_leaves_a_model(sequences, tmp_path):
     assert metrics["best_epoch"] is None and metrics["train_seconds"] is None
 
 
-def test_kmeans_needs_as_many_users_as_intents(sequences, tmp_path):
-    with pytest.raises(UserError, match="60 users, --num-clusters 64"):
-        train_model(sequences, TINY.replace(centers_start="kmeans", num_clusters=64), RunFolder(tmp_path / "run"))
-
-
 def test_a_diverging_run_stops_with_a_message(sequences, tmp_path):
     config = TINY.replace(learning_rate=1e30, score="dot")
     with pytest.raises(UserError, match="diverged"):
@@ -201,6 +227,13 @@ def test_mirrored_training_on_two_logical_devices(tmp_path):
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
     )
     assert "replicas trained 2" in done.stdout, done.stderr[-2000:]
+
+
+def test_the_same_seed_gives_the_same_metrics_to_the_last_digit(finished, sequences, tmp_path):
+    again = RunFolder(tmp_path / "again")
+    train_model(sequences, TINY, again)
+    metrics = [[row[key] for row in folder.read_history() for key in row if key.startswith("val_")] for folder in (again, finished[0])]
+    assert metrics[0] == metrics[1]
 
 
 def test_keras_reads_the_best_model_without_this_package_naming_its_classes(finished):

@@ -95,11 +95,11 @@ class _Stream:
     salt: int
 
     def epoch(self, seed: int, epoch: tf.Tensor) -> tf.Tensor:
-        """int64 `[steps, size, 2]`."""
+        """int64 `[steps, size, 2]`. The empty rows are spread over all batches, so that no batch, and no replica's part, has none."""
         key = tf.stack([tf.cast(seed * 1009 + self.salt, tf.int64), epoch])
-        shuffled = tf.random.experimental.stateless_shuffle(tf.constant(self.windows, tf.int64), key)
         empty = self.steps * self.size - len(self.windows)
-        return tf.reshape(tf.pad(shuffled, [[0, empty], [0, 0]]), [self.steps, self.size, 2])
+        rows = tf.pad(tf.constant(self.windows, tf.int64), [[0, empty], [0, 0]])
+        return tf.reshape(tf.random.experimental.stateless_shuffle(rows, key), [self.steps, self.size, 2])
 
 
 def _bucket_batches(
@@ -127,20 +127,16 @@ def _bucket_batches(
             of_users = prepare_history(_rows(items, part["users"], width), config.model.max_length)
             y["user_history"] = of_users
         if config.loss.sequence_weight or config.loss.intent_weight:
-            options = config.augment
-            for name, shift in (("view_a", 0), ("view_b", 50)):
-                y[name] = random_view(
-                    of_users,
-                    key + shift,
-                    options.augmentations,
-                    options.crop_ratio,
-                    options.mask_ratio,
-                    options.reorder_ratio,
-                )
+            y |= {"view_a": _view(of_users, key, config), "view_b": _view(of_users, key + 50, config)}
         return history, y | _negatives(history, y["target"], config, sequences.catalog.num_items, key + 99)
 
     dataset = tf.data.Dataset.range(first_epoch, _MANY_EPOCHS).flat_map(deal)
     return dataset.map(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+def _view(history: tf.Tensor, key: tf.Tensor, config: Config) -> tf.Tensor:
+    options = config.augment
+    return random_view(history, key, options.augmentations, options.crop_ratio, options.mask_ratio, options.reorder_ratio)
 
 
 def _rows(items: tf.Tensor, windows: tf.Tensor, width: int) -> tf.Tensor:
@@ -235,18 +231,10 @@ def histories(sequences: Sequences, split: str, max_length: int, most: int | Non
 
 def probe_views(sequences: Sequences, config: Config, users: int, max_length: int) -> dict[str, np.ndarray]:
     """`history`, `view_a` and `view_b` of a fixed random sample of users, for measuring (see `ContrastiveLossCallback`)."""
-    length = min(max_length, config.model.max_length)
+    longest = config.model.max_length
+    # Under official_padding pooled states depend on the padding, so the width has to be training's.
+    length = longest if config.loss.official_padding else min(max_length, longest)
     _, history = histories(sequences, "training", length, most=users, seed=config.train.seed)
-    options = config.augment
-    views = {
-        name: random_view(
-            tf.constant(history),
-            tf.constant([config.train.seed, salt], tf.int64),
-            options.augmentations,
-            options.crop_ratio,
-            options.mask_ratio,
-            options.reorder_ratio,
-        ).numpy()
-        for name, salt in (("view_a", 1), ("view_b", 2))
-    }
+    keys = {name: tf.constant([config.train.seed, salt], tf.int64) for name, salt in (("view_a", 1), ("view_b", 2))}
+    views = {name: _view(tf.constant(history), key, config).numpy() for name, key in keys.items()}
     return {"history": history, **views}

@@ -47,6 +47,13 @@ class Sequences:
     def num_events(self) -> int:
         return len(self.items)
 
+    @property
+    def description(self) -> str:
+        """One line: the name, the size, and what was left out on purpose."""
+        text = f"{self.name}: {self.num_users:,} users, {self.catalog.num_items:,} items, {self.num_events:,} events"
+        dropped = ", ".join(f"{rows:,} {reason}" for reason, rows in self.dropped.items())
+        return text + (f"; left out: {dropped}" if dropped else "")
+
     def __getitem__(self, user: int) -> np.ndarray:
         """Item indices of one user, oldest first."""
         return self.items[self.offsets[user] : self.offsets[user + 1]]

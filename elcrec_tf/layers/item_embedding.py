@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from elcrec_tf.layers.vectors import unit
+from elcrec_tf.vectors import unit
 
 
 @keras.saving.register_keras_serializable("elcrec_tf")

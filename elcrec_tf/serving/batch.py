@@ -6,11 +6,11 @@ Imports no TensorFlow: the caller brings the `Recommender`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,8 +28,8 @@ from elcrec_tf.files import atomic_path
 if TYPE_CHECKING:
     from elcrec_tf.serving.recommender import Recommender
 
-SCHEMA = pa.schema([("user", pa.string()), ("rank", pa.int32()), ("item", pa.string()), ("score", pa.float32())])
-"""Columns of the output: a row a recommendation, rank 1 is the best, users in the order of the input."""
+READ_AS_TRAINED = ("user_column", "item_column", "time_column", "filter_column", "min_value", "keep_values")
+"""The fields of `DataConfig` that an input takes over from the training data."""
 
 USERS_AT_A_TIME = 2048
 _OUTPUTS = {ending: kind for ending, kind in FORMATS.items() if kind != "sequences"}
@@ -61,12 +61,40 @@ def check_output(output: Path, source: Path) -> None:
         raise UserError(f"{output}: is the input itself; give --output another name")
 
 
+def input_config(metadata: Mapping[str, Any], flags: Mapping[str, Any]) -> DataConfig:
+    """How to read an input: the columns and the filter of the training data, where the flags say nothing else.
+
+    Args:
+        metadata: of the exported model; without a config the defaults hold.
+        flags: fields of `DataConfig`. A condition (`min_value`, `keep_values`) replaces both conditions of the training data, and an empty
+            `filter_column` turns the filter off.
+    """
+    trained = metadata.get("config", {}).get("data", {})
+    fields = {name: trained[name] for name in READ_AS_TRAINED if name in trained}
+    conditions = ("min_value", "keep_values")
+    if flags.get("filter_column") == "":
+        flags = {**flags, "filter_column": None}
+        fields |= dict.fromkeys(conditions)
+    elif any(name in flags for name in conditions):
+        fields |= dict.fromkeys(conditions)
+    return DataConfig(**{**fields, **flags})
+
+
+def output_schema(recommender: Recommender) -> pa.Schema:
+    """Columns of the output: a row a recommendation, rank 1 is the best, users in the order of the input.
+
+    `title` is there only where the catalogue has titles, null for an item without one.
+    """
+    title = [("title", pa.string())] if recommender.catalog.titles else []
+    return pa.schema([("user", pa.string()), ("rank", pa.int32()), ("item", pa.string()), *title, ("score", pa.float32())])
+
+
 def read_events(source: Path, config: DataConfig) -> Events:
     """All events of a log or a sequence file, chronological within a user: no k-core, no user left out.
 
     Args:
         source: an existing file.
-        config: its format and the names of its columns.
+        config: its format, the names of its columns and the filter of its rows. A sequence file has no columns: only the format counts.
 
     Raises:
         UserError: naming file, line or column, for any fault of the file.
@@ -89,7 +117,8 @@ def coverage(recommender: Recommender, events: Events) -> Coverage:
 def recommend_events(
     recommender: Recommender, events: Events, k: int, include_history: bool = False, users_at_a_time: int = USERS_AT_A_TIME
 ) -> Iterator[pa.Table]:
-    """Yield tables of `SCHEMA` for `users_at_a_time` users each, `ceil(users / users_at_a_time)` of them."""
+    """Yield tables of `output_schema` for `users_at_a_time` users each, `ceil(users / users_at_a_time)` of them."""
+    schema, titles = output_schema(recommender), recommender.catalog.titles
     ends = np.cumsum(np.bincount(events.users, minlength=len(events.user_ids)))
     starts = np.concatenate([[0], ends[:-1]])
     for first in range(0, len(ends), users_at_a_time):
@@ -97,12 +126,19 @@ def recommend_events(
         histories = [events.item_ids[events.items[a:b]].tolist() for a, b in zip(starts[users], ends[users], strict=True)]
         answers = recommender.answer(histories, k, include_history)
         row, column = np.nonzero(answers.item_ids != "")  # a user who has everything gets no row
-        columns = [events.user_ids[users][row], (column + 1).astype(np.int32), answers.item_ids[row, column], answers.scores[row, column]]
-        yield pa.table(columns, schema=SCHEMA)
+        items = answers.item_ids[row, column]
+        columns = {
+            "user": events.user_ids[users][row],
+            "rank": (column + 1).astype(np.int32),
+            "item": items,
+            "title": [titles.get(raw) for raw in items],
+            "score": answers.scores[row, column],
+        }
+        yield pa.table([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
 
 
-def write_tables(output: Path, tables: Iterable[pa.Table]) -> int:
-    """Write tables of `SCHEMA` as they come, as CSV, Parquet or JSON Lines by the file's ending; the file appears when it is whole.
+def write_tables(output: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> int:
+    """Write tables of `schema` as they come, as CSV, Parquet or JSON Lines by the file's ending; the file appears when it is whole.
 
     Returns:
         The number of rows.
@@ -112,7 +148,7 @@ def write_tables(output: Path, tables: Iterable[pa.Table]) -> int:
     """
     rows = 0
     try:
-        with atomic_path(output) as temporary, _writer(temporary, _OUTPUTS[output.suffix.lower()]) as write:
+        with atomic_path(output) as temporary, _writer(temporary, _OUTPUTS[output.suffix.lower()], schema) as write:
             for table in tables:
                 write(table)
                 rows += table.num_rows
@@ -122,12 +158,12 @@ def write_tables(output: Path, tables: Iterable[pa.Table]) -> int:
 
 
 @contextmanager
-def _writer(path: Path, format: str) -> Iterator[Callable[[pa.Table], object]]:  # noqa: A002 - as the flag is called
+def _writer(path: Path, format: str, schema: pa.Schema) -> Iterator[Callable[[pa.Table], object]]:  # noqa: A002 - as the flag is called
     if format == "csv":
-        with pyarrow.csv.CSVWriter(path, SCHEMA) as csv_writer:
+        with pyarrow.csv.CSVWriter(path, schema) as csv_writer:
             yield csv_writer.write_table
     elif format == "parquet":
-        with pq.ParquetWriter(path, SCHEMA) as parquet_writer:
+        with pq.ParquetWriter(path, schema) as parquet_writer:
             yield parquet_writer.write_table
     else:
         with path.open("w", encoding="utf-8", newline="\n") as file:
@@ -137,5 +173,5 @@ def _writer(path: Path, format: str) -> Iterator[Callable[[pa.Table], object]]: 
 def _json_lines(table: pa.Table) -> Iterator[str]:
     # As text a float32 has the digits that it needs; as a Python float it has twice as many.
     scores = table["score"].cast(pa.string()).to_pylist()
-    for user, rank, item, score in zip(*(table[name].to_pylist() for name in ("user", "rank", "item")), scores, strict=True):
-        yield json.dumps({"user": user, "rank": rank, "item": item, "score": float(score)}, ensure_ascii=False) + "\n"
+    for row, score in zip(table.drop_columns("score").to_pylist(), scores, strict=True):
+        yield json.dumps({**row, "score": float(score)}, ensure_ascii=False) + "\n"

@@ -10,12 +10,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+from elcrec_tf import cli
 from elcrec_tf.errors import UserError
 
 METADATA = "assets.extra/metadata.json"
 CATALOG = "assets.extra/catalog.parquet"
 SAVED_MODEL = "saved_model.pb"
-_EXPORT_AGAIN = "export the run again with python -m elcrec_tf.export"
+
+
+def _export_again() -> str:
+    return f"export the run again with {cli.command('export')}"
 
 
 def versions(directory: Path) -> dict[int, Path]:
@@ -34,12 +38,12 @@ def version_folder(directory: str | Path) -> Path:
     """
     directory = Path(directory)
     if not directory.exists():
-        raise UserError(f"{directory}: there is no such folder; give an exported model's folder (python -m elcrec_tf.export makes one)")
+        raise UserError(f"{directory}: there is no such folder; give an exported model's folder ({cli.command('export')} makes one)")
     if (directory / SAVED_MODEL).is_file():
         return directory
     found = versions(directory)
     if not found:
-        raise UserError(f"{directory}: holds no exported model (no saved_model.pb, no folder named 1, 2, ...); {_EXPORT_AGAIN}")
+        raise UserError(f"{directory}: holds no exported model (no saved_model.pb, no folder named 1, 2, ...); {_export_again()}")
     return found[max(found)]
 
 
@@ -50,13 +54,13 @@ def read_metadata(version: Path) -> dict[str, Any]:
         UserError: when the folder was not written by elcrec_tf, or is not whole.
     """
     if not (version / SAVED_MODEL).is_file():
-        raise UserError(f"{version}: has no {SAVED_MODEL}; remove this version, or {_EXPORT_AGAIN}")
+        raise UserError(f"{version}: has no {SAVED_MODEL}; remove this version, or {_export_again()}")
     try:
         metadata = json.loads((version / METADATA).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{version}: is a SavedModel, but not one that elcrec_tf exported (no {METADATA})") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{version / METADATA}: cannot be read ({error}); {_EXPORT_AGAIN}") from None
+        raise UserError(f"{version / METADATA}: cannot be read ({error}); {_export_again()}") from None
     if not isinstance(metadata, dict) or not {"elcrec_tf", "top_k", "num_items"} <= metadata.keys():
-        raise UserError(f"{version / METADATA}: was not written by elcrec_tf; {_EXPORT_AGAIN}")
+        raise UserError(f"{version / METADATA}: was not written by elcrec_tf; {_export_again()}")
     return metadata

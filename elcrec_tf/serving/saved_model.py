@@ -13,11 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
-from elcrec_tf import __version__
+from elcrec_tf import __version__, cli
 from elcrec_tf.data.catalog import Catalog
 from elcrec_tf.data.datasets import short_name
 from elcrec_tf.errors import UserError
@@ -47,9 +48,14 @@ def export_saved_model(
         The version's folder.
 
     Raises:
-        UserError: for a folder that cannot be written, a model with weights that are not finite, and where `ServingModule` refuses the
-            model, the catalogue or `top_k`.
+        UserError: for a folder that cannot be written, a model with weights that are not finite, another Keras backend than TensorFlow,
+            and where `ServingModule` refuses the model, the catalogue or `top_k`.
     """
+    if (backend := keras.backend.backend()) != "tensorflow":
+        raise UserError(
+            f"an export needs Keras's TensorFlow backend, this is {backend}; "
+            f"run KERAS_BACKEND=tensorflow {cli.command('export')} RUN_DIR on the run's folder"
+        )
     directory = Path(directory)
     try:
         module = ServingModule(model, catalog, top_k)
@@ -94,20 +100,23 @@ def export_run(
     directory = Path("saved_models", name) if directory is None else Path(directory)
     version = export_saved_model(folder.load_model(), catalog, directory, top_k, metadata)
     example = example or catalog.raw(np.argsort(-catalog.counts, kind="stable")[:2] + 1)
-    command = shlex.join(["python", "-m", "elcrec_tf.recommend", str(directory), "--history", *example])
+    command = f"{cli.command('recommend')} {shlex.join([str(directory), '--history', *example])}"
     for line in (f"exported {folder.path} to {version}", f"ask it with: {command}"):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
     return version
 
 
 def _metrics(folder: RunFolder) -> dict[str, Any]:
     """A run's metrics.json; empty where it has none (training was cut short)."""
     try:
-        return json.loads(folder.metrics_file.read_text(encoding="utf-8"))
+        metrics = json.loads(folder.metrics_file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder.metrics_file}: cannot be read ({error}); evaluate the run again") from None
+        raise UserError(f"{folder.metrics_file}: cannot be read ({error}); remove it and evaluate the run again") from None
+    if not isinstance(metrics, dict):
+        raise UserError(f"{folder.metrics_file}: should hold a JSON object; remove it and evaluate the run again")
+    return metrics
 
 
 @contextlib.contextmanager

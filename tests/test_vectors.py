@@ -1,7 +1,7 @@
 import numpy as np
 import tensorflow as tf
 
-from elcrec_tf.layers.vectors import unit
+from elcrec_tf.vectors import unit
 
 
 def test_unit_by_hand():
