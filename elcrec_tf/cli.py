@@ -72,7 +72,8 @@ def add_config_flags(
 
 def _add_flag(section: Any, field: dataclasses.Field[Any], hint: Any, default: str | None) -> None:
     name, meta = "--" + field.name.replace("_", "-"), field.metadata
-    default = default or (",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default)
+    if default is None and field.default is not None:
+        default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else str(field.default)
     text = meta["help"].replace("%", "%%")
     text += "" if default is None else f" (default: {default})"
     options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text}

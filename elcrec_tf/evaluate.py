@@ -85,8 +85,8 @@ def _recovery(folder: RunFolder) -> Any:
         return json.loads(folder.metrics_file.read_text(encoding="utf-8"))["intents"].get("recovery")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder.metrics_file}: is broken ({error!r}); remove it and evaluate the run again") from None
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise UserError(f"{folder.metrics_file}: is broken; remove it and evaluate the run again") from None
 
 
 if __name__ == "__main__":

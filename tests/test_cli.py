@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import os
 import subprocess
 import sys
@@ -134,6 +135,9 @@ def raises(error):
         (lambda _: 3, 3, ""),
         (raises(UserError("file x: line 3")), 1, "error: file x: line 3\n"),
         (raises(KeyboardInterrupt()), 130, "interrupted\n"),
+        (raises(OSError(errno.ENOSPC, "No space left on device", "/runs/a")), 1, "error: /runs/a: No space left on device\n"),
+        (raises(OSError(errno.EIO, "Input/output error")), 1, "error: Input/output error\n"),
+        (raises(OSError("odd")), 1, "error: odd\n"),
     ],
 )
 def test_exit_status(main, status, message, capsys):
@@ -141,6 +145,13 @@ def test_exit_status(main, status, message, capsys):
         cli.run(main)
     assert stop.value.code == status
     assert capsys.readouterr().err == message
+
+
+def test_a_reader_that_is_gone_is_no_error(monkeypatch):
+    """`| head` closes the pipe: status 141 as for other programs, no message."""
+    code = "from elcrec_tf import cli\ndef main(_):\n    raise BrokenPipeError(32, 'Broken pipe')\ncli.run(main)"
+    result = python("-c", code)
+    assert (result.returncode, result.stdout, result.stderr) == (141, "", "")
 
 
 def test_other_errors_keep_their_traceback():
@@ -165,6 +176,76 @@ except ImportError as error:
     else:
         assert result.stdout.count("\n") == 1
         assert f"needs Python 3.11, 3.12 or 3.13, this is Python {version[0]}.{version[1]}" in result.stdout
+
+
+@pytest.mark.parametrize("module", ["train", "recommend"])
+def test_a_command_under_an_unsupported_python_ends_with_one_line(module, tmp_path):
+    """`sitecustomize` is imported before the package: it stands in for another interpreter."""
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.version_info = (3, 10, 0, 'final', 0)\n")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-m", f"elcrec_tf.{module}", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("error: elcrec_tf needs Python 3.11, 3.12 or 3.13, this is Python 3.10; ")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def interpreter(tmp_path, monkeypatch):
+    """Two environments `a` and `b` below `tmp_path` whose interpreters are links to the same one, as venv makes them.
+
+    Returns a function that makes one of them run this process and finds another, or None, on the PATH.
+    """
+    (tmp_path / "real").touch(mode=0o755)
+    for name in ("a", "b", "with space"):
+        folder = tmp_path / name / "bin"
+        folder.mkdir(parents=True)
+        for link in ("python", "python3"):
+            (folder / link).symlink_to(tmp_path / "real")
+
+    def choose(running, on_path):
+        monkeypatch.setattr(sys, "executable", str(tmp_path / running))
+        monkeypatch.setenv("PATH", str(tmp_path / on_path / "bin") if on_path else str(tmp_path))
+
+    monkeypatch.chdir(tmp_path / "b")
+    return choose
+
+
+@pytest.mark.parametrize(
+    ("running", "on_path", "expected"),
+    [
+        ("a/bin/python", "a", "python"),
+        ("a/bin/python3", "a", "python"),
+        ("b/bin/python", "a", "bin/python"),  # the same real file, another environment
+        ("b/bin/python3", None, "bin/python3"),
+        ("a/bin/python", "b", "{}/a/bin/python"),
+        ("with space/bin/python", None, "'{}/with space/bin/python'"),
+    ],
+)
+def test_a_printed_command_runs_this_interpreter(interpreter, tmp_path, running, on_path, expected):
+    interpreter(running, on_path)
+    assert cli.command("train") == f"{expected.format(tmp_path)} -m elcrec_tf.train"
+
+
+def test_a_printed_command_never_leaves_the_interpreter_to_the_path(interpreter, tmp_path, monkeypatch):
+    interpreter("b/bin/python", None)
+    monkeypatch.chdir(tmp_path / "b" / "bin")
+    assert cli.command("export") == "./python -m elcrec_tf.export"
+
+
+def test_the_console_prints_text_as_it_is(capsys):
+    from rich.table import Table
+
+    table = Table(title="runs/[v2]/:a:")
+    table.add_column("[red]head")
+    table.add_row("[bold]cell[/bold]")
+    console = cli.console()
+    console.print("written to runs/[v2]/:fire:/metrics.json", soft_wrap=True)
+    console.print(table)
+    out = capsys.readouterr().out
+    assert all(text in out for text in ("runs/[v2]/:fire:/metrics.json\n", "runs/[v2]/:a:", "[red]head", "[bold]cell[/bold]"))
+    cli.console(stderr=True).print("[x]")
+    assert capsys.readouterr() == ("", "[x]\n")
 
 
 def test_unknown_public_name():

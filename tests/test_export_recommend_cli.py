@@ -3,6 +3,7 @@
 import csv
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -10,15 +11,16 @@ import keras
 import numpy as np
 import pytest
 
-from elcrec_tf import export, recommend
+from elcrec_tf import cli, export, recommend
 from elcrec_tf.config import Config
 from elcrec_tf.data.catalog import Catalog
 from elcrec_tf.errors import UserError
 from elcrec_tf.files import write_json
 from elcrec_tf.model import build_model
 from elcrec_tf.run_folder import RunFolder
+from elcrec_tf.serving.layout import METADATA, read_metadata, version_folder
 
-CONFIG = Config().replace(hidden_size=8, num_layers=1, num_clusters=4, max_length=5, dataset="logs/My Shop.csv")
+CONFIG = Config().replace(hidden_size=8, num_layers=1, num_clusters=4, max_length=5, dataset="logs/My Shop.csv", user_column="who")
 IDS = [f"i{number}" for number in range(1, 9)]
 
 
@@ -60,7 +62,7 @@ def test_export_says_where_it_went_and_how_to_ask(run_dir, tmp_path, monkeypatch
     assert export.main([str(run_dir)]) == 0
     went, how = capsys.readouterr().out.splitlines()
     assert went == f"exported {run_dir} to saved_models/shop/1"
-    assert how == "ask it with: python -m elcrec_tf.recommend saved_models/shop --history i2 i4"
+    assert how == f"ask it with: {cli.command('recommend')} saved_models/shop --history i2 i4"
     metadata = json.loads((tmp_path / "saved_models/shop/1/assets.extra/metadata.json").read_text())
     assert metadata["dataset"] == {"name": "shop", "fingerprint": "abc"}
     assert metadata["test_metrics"] == {"HR@10": 0.25}
@@ -121,7 +123,7 @@ def test_json_holds_the_same(model_dir, capsys):
 
 def test_a_file_in_gives_a_file_out(model_dir, tmp_path, capsys):
     (tmp_path / "log.csv").write_text("who,item,timestamp\na,i1,2\nb,i3,1\na,i2,1\nc,what,1\n")
-    answer = ask(capsys, model_dir, "--input", tmp_path / "log.csv", "--output", tmp_path / "o.csv", "--user-column", "who", "--k", "2")
+    answer = ask(capsys, model_dir, "--input", tmp_path / "log.csv", "--output", tmp_path / "o.csv", "--k", "2")
     assert answer.out == f"{tmp_path / 'o.csv'}: 6 recommendations for 3 users\n"
     assert "1 of 4 events are of items that the model does not know" in answer.err
     assert "1 of 3 users have no item that the model knows" in answer.err
@@ -131,6 +133,34 @@ def test_a_file_in_gives_a_file_out(model_dir, tmp_path, capsys):
     one = json.loads(ask(capsys, model_dir, "--history", "i2", "i1", "--k", "2", "--json").out)["recommendations"]
     assert [row["item"] for row in rows[:2]] == [row["item"] for row in one]
     assert float(rows[0]["score"]) == pytest.approx(one[0]["score"], rel=1e-5)
+
+
+def test_the_input_is_filtered_as_the_training_data_was(model_dir, tmp_path, capsys):
+    """The export stands for one of a run with a filter: its metadata says how the log was read."""
+    filtered = tmp_path / "filtered"
+    shutil.copytree(version_folder(model_dir), filtered)
+    metadata = read_metadata(filtered)
+    metadata["config"]["data"] |= {"filter_column": "event", "keep_values": ["buy"]}
+    write_json(filtered / METADATA, metadata)
+    (tmp_path / "log.csv").write_text("who,item,timestamp,event\na,i1,1,buy\na,i2,2,view\nb,i3,1,view\n")
+    files = ["--input", tmp_path / "log.csv", "--output", tmp_path / "o.jsonl", "--k", "6"]
+    answer = ask(capsys, filtered, *files)
+    assert answer.out.endswith("6 recommendations for 1 users\n")
+    assert answer.err == "note: 2 rows of the input: filtered out by event\n"
+    rows = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    assert all(list(row) == ["user", "rank", "item", "title", "score"] for row in rows)
+    one = json.loads(ask(capsys, filtered, "--history", "i1", "--json").out)["recommendations"]
+    assert [(row["item"], row["title"]) for row in rows] == [(row["item"], row["title"]) for row in one]
+    assert ask(capsys, filtered, *files, "--keep-values", "buy", "view").out.endswith("12 recommendations for 2 users\n")
+    assert ask(capsys, filtered, *files, "--filter-column", "").err == ""
+
+
+def test_help_says_that_columns_default_to_the_trained_ones(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        recommend.main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert text.count("(default: as in training") == 6
+    assert "(default: auto)" in text
 
 
 @pytest.mark.parametrize(
@@ -155,6 +185,7 @@ def test_errors_of_a_question(model_dir, arguments, message):
         ["--history", "i1", "--k", "many"],
         ["--history", "i1", "--output", "o.csv"],
         ["--history", "i1", "--user-column", "who"],
+        ["--history", "i1", "--min-value", "4"],
         ["--history", "i1", "--input", "i.csv", "--output", "o.csv"],
         ["--input", "i.csv"],
         ["--input", "i.csv", "--output", "o.csv", "--json"],
@@ -184,9 +215,10 @@ def test_errors_of_an_export(run_dir, tmp_path):
     Catalog(["a", "b"]).save(other.path / "catalog.parquet")
     with pytest.raises(UserError, match="2 items, the model 8"):
         export.main([str(other.path), "--export-dir", str(tmp_path / "m")])
-    other.metrics_file.write_text("{")
-    with pytest.raises(UserError, match="metrics.json: cannot be read"):
-        export.main([str(other.path), "--export-dir", str(tmp_path / "m")])
+    for content, message in (("{", "metrics.json: cannot be read"), ("[]", "metrics.json: should hold a JSON object")):
+        other.metrics_file.write_text(content)
+        with pytest.raises(UserError, match=f"{message}.*remove it"):
+            export.main([str(other.path), "--export-dir", str(tmp_path / "m")])
 
 
 def test_the_command_answers_on_standard_output_alone(model_dir):

@@ -76,6 +76,12 @@ def test_an_imported_run_has_metrics_with_null_for_what_only_training_knows(tmp_
     assert 0 <= metrics["test"]["MRR"] <= 1
 
 
+def test_an_imported_run_knows_its_data(tmp_path, data, capsys):
+    folder = run_import(tmp_path, data, checkpoint())
+    assert folder.fingerprint() == json.loads(folder.metrics_file.read_text())["fingerprint"]
+    assert capsys.readouterr().out.startswith("toy: 3 users, 6 items, 12 events\n")
+
+
 def test_the_published_beauty_checkpoint_scores_as_published(tmp_path, shared):
     arguments = [str(shared / "reference" / "official_elcrec_beauty.npz"), "--dataset", str(shared / "data" / "Beauty.txt")]
     assert import_official.main([*arguments, "--output-dir", str(tmp_path / "run"), "--fusion", "shift"]) == 0
@@ -105,13 +111,38 @@ def test_a_pt_file_without_torch_says_what_to_install(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
-    [("missing.npz", None, "no such file"), ("bad.npz", b"zip?", "not a readable .npz"), ("model.onnx", b"", "unknown ending '.onnx'")],
+    [
+        ("missing.npz", None, "no such file"),
+        ("bad.npz", b"zip?", "not a readable .npz"),
+        ("empty.npz", b"", "not a readable .npz"),
+        ("model.onnx", b"", "unknown ending '.onnx'"),
+    ],
 )
 def test_unreadable_checkpoints(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
         read_checkpoint(tmp_path / name)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_damaged_npz_is_a_user_error(tmp_path, save):
+    path = tmp_path / "checkpoint.npz"
+    save(path, a=np.arange(1000), b=np.arange(1000))
+    content = path.read_bytes()
+    damaged = [content[:size] for size in (1, 100, len(content) // 2, len(content) - 1)]
+    damaged.append(content[:200] + bytes(100) + content[300:])
+    for broken in damaged:
+        path.write_bytes(broken)
+        with pytest.raises(UserError, match="checkpoint.npz: is not a readable .npz"):
+            read_checkpoint(path)
+
+
+def test_a_bare_array_is_no_npz(tmp_path):
+    with (tmp_path / "checkpoint.npz").open("wb") as file:
+        np.save(file, np.arange(3))
+    with pytest.raises(UserError, match="is not a readable .npz"):
+        read_checkpoint(tmp_path / "checkpoint.npz")
 
 
 def test_what_is_no_elcrec_checkpoint_is_refused():

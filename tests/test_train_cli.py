@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from elcrec_tf import evaluate, train
+from elcrec_tf import cli, evaluate, train
 from elcrec_tf.errors import UserError
 from elcrec_tf.run_folder import RunFolder
 
@@ -42,7 +42,7 @@ def test_it_reports_the_recovery_of_planted_intents_for_both_forms(finished):
 def test_it_shows_progress_results_and_the_next_command_without_start_up_noise(finished):
     folder, done = finished
     assert "epoch   1/1" in done.stderr and "leave-one-out" in done.stderr
-    assert f"python -m elcrec_tf.recommend {folder / 'model'} --history" in done.stderr
+    assert f"{cli.command('recommend')} {folder / 'model'} --history" in done.stderr
     for noise in ("oneDNN", "cuda", "absl", "Warning", "WARNING"):
         assert noise not in done.stderr
 

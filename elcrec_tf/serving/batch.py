@@ -69,7 +69,7 @@ def input_config(metadata: Mapping[str, Any], flags: Mapping[str, Any]) -> DataC
         flags: fields of `DataConfig`. A condition (`min_value`, `keep_values`) replaces both conditions of the training data, and an empty
             `filter_column` turns the filter off.
     """
-    trained = metadata.get("config", {}).get("data", {})
+    trained = (metadata.get("config") or {}).get("data") or {}
     fields = {name: trained[name] for name in READ_AS_TRAINED if name in trained}
     conditions = ("min_value", "keep_values")
     if flags.get("filter_column") == "":

@@ -139,6 +139,13 @@ def test_a_version_is_no_place_for_versions(exported, small):
     assert not [name for name in files(exported) if ".export" in name]
 
 
+def test_another_keras_backend_is_a_user_error(tmp_path, small, monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(UserError, match=r"TensorFlow backend, this is jax; run KERAS_BACKEND=tensorflow .* -m elcrec_tf.export RUN_DIR"):
+        export_saved_model(*small, tmp_path / "m")
+    assert files(tmp_path) == []
+
+
 def test_models_that_cannot_answer_are_user_errors(tmp_path, small):
     model, catalog = tiny_model(3), small[1]
     with pytest.raises(UserError, match="2 items, the model 3"):

@@ -1,0 +1,100 @@
+"""`python -m elcrec_tf.evaluate` on a small run made by hand."""
+
+import json
+
+import keras
+import pytest
+
+from elcrec_tf import evaluate
+from elcrec_tf.data.datasets import load_dataset
+from elcrec_tf.errors import UserError
+from elcrec_tf.files import write_json
+from elcrec_tf.model import build_model
+from elcrec_tf.run_folder import RunFolder
+from tests.toy import toy_config
+
+LOG = "a i1 i2 i3 i4\nb i2 i3 i1\nc i4 i1 i2 i3\n"
+LONGER = LOG + "d i3 i2 i1 unheard-of\n"
+
+
+def make_run(tmp_path, fingerprint=True):
+    """A run on `shop.txt`; without a fingerprint it is one of an older version."""
+    data = tmp_path / "shop.txt"
+    data.write_text(LOG)
+    config = toy_config(dataset=str(data), k_core=1)
+    sequences = load_dataset(config.data)
+    keras.utils.set_random_seed(1)
+    folder = RunFolder(tmp_path / "runs" / "[v2]")
+    folder.create(config, sequences.catalog, sequences.fingerprint if fingerprint else None)
+    folder.save_model(build_model(config, sequences.catalog.num_items))
+    return folder, data
+
+
+def metrics_files(folder):
+    return sorted(path.name for path in folder.path.glob("metrics*"))
+
+
+def test_it_shows_the_data_set_the_results_and_where_they_are(tmp_path, capsys):
+    folder, _ = make_run(tmp_path)
+    assert evaluate.main([str(folder.path)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("shop: 3 users, 4 items, 11 events\n")
+    assert out.endswith(f"written to {folder.path}/metrics.json\n")
+    assert json.loads(folder.metrics_file.read_text())["users"] == 3
+
+
+def test_json_stands_alone_on_standard_output(tmp_path, capsys):
+    folder, _ = make_run(tmp_path)
+    assert evaluate.main([str(folder.path), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == json.loads(folder.metrics_file.read_text())
+    assert captured.err == "shop: 3 users, 4 items, 11 events\n"
+
+
+def test_data_that_has_changed_is_refused_as_the_runs_own(tmp_path):
+    folder, data = make_run(tmp_path)
+    data.write_text(LONGER)
+    with pytest.raises(UserError, match=rf"the data of {data} has changed since the run.*--dataset {data}"):
+        evaluate.main([str(folder.path)])
+    assert metrics_files(folder) == []
+
+
+def test_data_that_has_changed_is_another_data_set(tmp_path, capsys):
+    folder, data = make_run(tmp_path)
+    assert evaluate.main([str(folder.path)]) == 0
+    before = folder.metrics_file.read_text()
+    capsys.readouterr()
+    data.write_text(LONGER)
+    assert evaluate.main([str(folder.path), "--dataset", str(data)]) == 0
+    assert capsys.readouterr().out.startswith("shop: 4 users, 4 items, 14 events; left out: 1 events of items unknown to the model\n")
+    assert metrics_files(folder) == ["metrics-shop.json", "metrics.json"]
+    assert json.loads((folder.path / "metrics-shop.json").read_text())["users"] == 4
+    assert folder.metrics_file.read_text() == before
+
+
+def test_the_runs_own_data_set_may_be_named(tmp_path):
+    folder, data = make_run(tmp_path)
+    assert evaluate.main([str(folder.path), "--dataset", str(data)]) == 0
+    assert metrics_files(folder) == ["metrics.json"]
+
+
+def test_a_run_without_a_fingerprint_is_not_checked(tmp_path):
+    folder, data = make_run(tmp_path, fingerprint=False)
+    data.write_text(LONGER)
+    assert evaluate.main([str(folder.path)]) == 0
+    assert json.loads(folder.metrics_file.read_text())["users"] == 4
+
+
+def test_what_only_training_measures_stays(tmp_path):
+    folder, _ = make_run(tmp_path)
+    write_json(folder.metrics_file, {"intents": {"recovery": {"planted": 4}}})
+    assert evaluate.main([str(folder.path)]) == 0
+    assert json.loads(folder.metrics_file.read_text())["intents"]["recovery"] == {"planted": 4}
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"intents": 3}', "\xff"])
+def test_a_broken_metrics_file_is_a_user_error(tmp_path, content):
+    folder, _ = make_run(tmp_path)
+    folder.metrics_file.write_bytes(content.encode("latin-1"))
+    with pytest.raises(UserError, match="metrics.json: is broken; remove it and evaluate"):
+        evaluate.main([str(folder.path)])
