@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from elcrec_tf import __version__
-from elcrec_tf.config import GROUPS, Group, element_type, field_types
+from elcrec_tf.config import GROUPS
+from elcrec_tf.config_fields import Group, element_type, field_types
 from elcrec_tf.errors import UserError
 
 if TYPE_CHECKING:

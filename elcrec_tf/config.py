@@ -9,92 +9,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import math
-import operator
-import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from elcrec_tf.config_fields import Group, field
 from elcrec_tf.errors import UserError
-
-
-def _field(
-    default: Any,
-    help: str,  # noqa: A002 - the word that argparse uses
-    *,
-    choices: tuple[str, ...] | None = None,
-    low: float | None = None,
-    high: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
-    metavar: str | None = None,
-) -> Any:
-    """A dataclass field with its help text, its `choices` and its bounds (`low`, `high` inclusive; `above`, `below` exclusive)."""
-    return dataclasses.field(
-        default=default,
-        metadata={"help": help, "choices": choices, "low": low, "high": high, "above": above, "below": below, "metavar": metavar},
-    )
-
-
-def element_type(hint: Any) -> type:
-    """The type of the elements of a field that admits a tuple: `tuple[str, ...] | None` gives `str`."""
-    return next(typing.get_args(part)[0] for part in (hint, *typing.get_args(hint)) if typing.get_origin(part) is tuple)
-
-
-def field_types(hint: Any) -> tuple[type, ...]:
-    """The plain types a field's annotation admits: `int | None` gives `(int, NoneType)`, `tuple[str, ...]` gives `(tuple,)`."""
-    if isinstance(hint, types.UnionType):
-        return tuple(kind for part in typing.get_args(hint) for kind in field_types(part))
-    return (typing.get_origin(hint) or hint,)
-
-
-_BOUNDS: tuple[tuple[str, str, Callable[[float, float], bool]], ...] = (
-    ("low", "at least", operator.ge),
-    ("high", "at most", operator.le),
-    ("above", "above", operator.gt),
-    ("below", "below", operator.lt),
-)
-
-
-@dataclass(frozen=True)
-class Group:
-    """Base of the groups: checks types, choices and bounds of every field, and raises `UserError` for the first that is off."""
-
-    GROUP: typing.ClassVar[str] = ""
-
-    def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
-        for field in dataclasses.fields(self):
-            self._check_field(field, hints[field.name])
-
-    def _check_field(self, field: dataclasses.Field[Any], hint: Any) -> None:
-        kinds = field_types(hint)
-        name, meta, value = f"{self.GROUP}.{field.name}", field.metadata, getattr(self, field.name)
-        if float in kinds and type(value) is int:  # JSON and people write 1 for 1.0
-            value = float(value)
-        if isinstance(value, list):
-            value = tuple(value)
-        object.__setattr__(self, field.name, value)
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
-            raise UserError(f"{name} should be of type {names}. Received: {value!r}")
-        if isinstance(value, tuple) and any(type(one) is not element_type(hint) for one in value):
-            raise UserError(f"{name} should be of type tuple of {element_type(hint).__name__}. Received: {value!r}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{name} should be a finite number. Received: {value!r}")
-        if meta["choices"] is not None:
-            if value == ():
-                raise UserError(f"{name} should name at least one of {', '.join(meta['choices'])}.")
-            for one in value if isinstance(value, tuple) else (value,):
-                if one not in meta["choices"]:
-                    raise UserError(f"{name} should be one of {', '.join(meta['choices'])}. Received: {one!r}")
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            for key, words, holds in _BOUNDS:
-                if meta[key] is not None and not holds(value, meta[key]):
-                    raise UserError(f"{name} should be {words} {meta[key]}. Received: {value!r}")
 
 
 @dataclass(frozen=True)
@@ -103,30 +25,30 @@ class DataConfig(Group):
 
     GROUP: typing.ClassVar[str] = "data"
 
-    dataset: str = _field(
+    dataset: str = field(
         "simulated",
         "data set: simulated, beauty, sports, toys, yelp, movielens-100k, movielens-1m, or the path of a file: "
         "'user item item ...' text, or a log in CSV, Parquet or JSONL",
         metavar="NAME|PATH",
     )
-    data_dir: str | None = _field(
+    data_dir: str | None = field(
         None, "folder to look for named data sets in, and to download them to (default: ~/.cache/elcrec_tf)", metavar="DIR"
     )
-    format: str = _field(
+    format: str = field(
         "auto", "format of the file; auto goes by its ending (.txt is sequences)", choices=("auto", "sequences", "csv", "parquet", "jsonl")
     )
-    user_column: str = _field("user", "name of a log's user column", metavar="NAME")
-    item_column: str = _field("item", "name of a log's item column", metavar="NAME")
-    time_column: str = _field("timestamp", "name of a log's time column: numbers, or ISO 8601 dates", metavar="NAME")
-    filter_column: str | None = _field(
+    user_column: str = field("user", "name of a log's user column", metavar="NAME")
+    item_column: str = field("item", "name of a log's item column", metavar="NAME")
+    time_column: str = field("timestamp", "name of a log's time column: numbers, or ISO 8601 dates", metavar="NAME")
+    filter_column: str | None = field(
         None, "keep only the rows of a log whose value in this column passes --min-value or --keep-values", metavar="NAME"
     )
-    min_value: float | None = _field(None, "smallest value kept of the filter column (a rating, say)")
-    keep_values: tuple[str, ...] | None = _field(None, "values kept of the filter column (event types, say)")
-    k_core: int = _field(
+    min_value: float | None = field(None, "smallest value kept of the filter column (a rating, say)")
+    keep_values: tuple[str, ...] | None = field(None, "values kept of the filter column (event types, say)")
+    k_core: int = field(
         5, "drop users and items with fewer events than this, again and again until none is left to drop; 1 keeps all", low=1
     )
-    item_metadata: str | None = _field(
+    item_metadata: str | None = field(
         None, "file (CSV, Parquet or JSONL) with the columns id and title, shown wherever items are shown", metavar="FILE"
     )
 
@@ -137,18 +59,18 @@ class SimulatorConfig(Group):
 
     GROUP: typing.ClassVar[str] = "simulator"
 
-    sim_users: int = _field(4000, "simulated users", low=1)
-    sim_items: int = _field(1000, "simulated items; at least two an intent", low=10)
-    sim_intents: int = _field(32, "planted intents", low=1)
-    sim_events: float = _field(16.0, "mean number of events a user (at least 5 each); at most half of the items", low=5)
-    sim_switch: float = _field(0.1, "probability that a user's intent switches to another one from one event to the next", low=0, high=1)
-    sim_noise: float = _field(0.12, "share of events that follow no intent", low=0, high=1)
-    sim_shared: float = _field(0.25, "share of items that belong to two intents", low=0, high=1)
-    sim_zipf: float = _field(1.0, "Zipf exponent of the items' popularity within an intent", low=0, high=3)
-    sim_drift: float = _field(
+    sim_users: int = field(4000, "simulated users", low=1)
+    sim_items: int = field(1000, "simulated items; at least two an intent", low=10)
+    sim_intents: int = field(32, "planted intents", low=1)
+    sim_events: float = field(16.0, "mean number of events a user (at least 5 each); at most half of the items", low=5)
+    sim_switch: float = field(0.1, "probability that a user's intent switches to another one from one event to the next", low=0, high=1)
+    sim_noise: float = field(0.12, "share of events that follow no intent", low=0, high=1)
+    sim_shared: float = field(0.25, "share of items that belong to two intents", low=0, high=1)
+    sim_zipf: float = field(1.0, "Zipf exponent of the items' popularity within an intent", low=0, high=3)
+    sim_drift: float = field(
         0.0, "share of each intent's items that change from the beginning to the end of the simulated time", low=0, high=1
     )
-    sim_seed: int = _field(0, "seed of the simulator (not of training)", low=0)
+    sim_seed: int = field(0, "seed of the simulator (not of training)", low=0)
 
 
 @dataclass(frozen=True)
@@ -157,19 +79,19 @@ class ModelConfig(Group):
 
     GROUP: typing.ClassVar[str] = "model"
 
-    max_length: int = _field(50, "latest items of a history that the encoder sees", low=1)
-    hidden_size: int = _field(64, "size of item embeddings and hidden states", low=1)
-    num_layers: int = _field(2, "self-attention blocks", low=1)
-    num_heads: int = _field(2, "attention heads", low=1)
-    dropout: float = _field(0.5, "dropout rate, everywhere", low=0, below=1)
-    score: str = _field("cosine", "how a state scores an item", choices=("dot", "cosine"))
-    score_temperature: float = _field(0.1, "start of the cosine score's learnable temperature", above=0)
-    num_clusters: int = _field(256, "latent intents (cluster centres)", low=2)
-    centers_start: str = _field(
+    max_length: int = field(50, "latest items of a history that the encoder sees", low=1)
+    hidden_size: int = field(64, "size of item embeddings and hidden states", low=1)
+    num_layers: int = field(2, "self-attention blocks", low=1)
+    num_heads: int = field(2, "attention heads", low=1)
+    dropout: float = field(0.5, "dropout rate, everywhere", low=0, below=1)
+    score: str = field("cosine", "how a state scores an item", choices=("dot", "cosine"))
+    score_temperature: float = field(0.1, "start of the cosine score's learnable temperature", above=0)
+    num_clusters: int = field(256, "latent intents (cluster centres)", low=2)
+    centers_start: str = field(
         "random", "start of the centres: random unit vectors, or k-means on the untrained encoder's outputs", choices=("random", "kmeans")
     )
-    intent_pooling: str = _field("last", "state that stands for a history when its intent is chosen", choices=("mean", "last"))
-    fusion: str = _field("shift", "how a state is fused with its nearest intent", choices=("shift", "concat"))
+    intent_pooling: str = field("last", "state that stands for a history when its intent is chosen", choices=("mean", "last"))
+    fusion: str = field("shift", "how a state is fused with its nearest intent", choices=("shift", "concat"))
 
 
 @dataclass(frozen=True)
@@ -178,32 +100,32 @@ class LossConfig(Group):
 
     GROUP: typing.ClassVar[str] = "loss"
 
-    examples: str = _field(
+    examples: str = field(
         "positions",
         "train on every position of a sequence at once (fast), or on every prefix as its own example",
         choices=("positions", "prefixes"),
     )
-    next_item: str = _field(
+    next_item: str = field(
         "softmax",
         "next-item loss: full softmax, sampled softmax with logQ correction (large catalogues), or the paper's BCE with one negative",
         choices=("softmax", "sampled_softmax", "bce"),
     )
-    num_negatives: int = _field(1024, "negatives of the sampled softmax, shared by a batch", low=1)
-    sequence_weight: float = _field(0.1, "weight of the sequence contrastive loss", low=0)
-    intent_weight: float = _field(0.1, "weight of the intent contrastive loss", low=0)
-    cluster_weight: float = _field(0.1, "weight of the ELCM loss (the paper's alpha)", low=0)
-    cluster_form: str = _field(
+    num_negatives: int = field(1024, "negatives of the sampled softmax, shared by a batch", low=1)
+    sequence_weight: float = field(0.1, "weight of the sequence contrastive loss", low=0)
+    intent_weight: float = field(0.1, "weight of the intent contrastive loss", low=0)
+    cluster_weight: float = field(0.1, "weight of the ELCM loss (the paper's alpha)", low=0)
+    cluster_form: str = field(
         "assign", "form of the ELCM loss: Eq. 3 of the paper, or one that pulls each history to its own intent", choices=("paper", "assign")
     )
-    temperature: float = _field(0.2, "temperature of the contrastive losses", above=0)
-    similarity: str = _field("cosine", "similarity in the contrastive losses", choices=("dot", "cosine"))
-    sequence_pooling: str = _field(
+    temperature: float = field(0.2, "temperature of the contrastive losses", above=0)
+    similarity: str = field("cosine", "similarity in the contrastive losses", choices=("dot", "cosine"))
+    sequence_pooling: str = field(
         "mean",
         "what the sequence contrastive loss compares: the masked mean of the fused states, or all of them side by side",
         choices=("mean", "flatten"),
     )
-    mask_same_intent: bool = _field(False, "leave users of the same intent out of the contrastive losses' negatives")
-    official_padding: bool = _field(
+    mask_same_intent: bool = field(False, "leave users of the same intent out of the contrastive losses' negatives")
+    official_padding: bool = field(
         False, "let padding positions enter pooled states, as the official code does (fixes the length of a batch to max_length)"
     )
 
@@ -214,13 +136,13 @@ class ScheduleConfig(Group):
 
     GROUP: typing.ClassVar[str] = "schedule"
 
-    contrastive_warmup: int = _field(0, "epochs over which the contrastive weights rise from 0", low=0)
-    contrastive_schedule: str = _field(
+    contrastive_warmup: int = field(0, "epochs over which the contrastive weights rise from 0", low=0)
+    contrastive_schedule: str = field(
         "constant", "course of the contrastive weights after the warm-up", choices=("constant", "linear", "cosine")
     )
-    contrastive_final: float = _field(1.0, "share of the contrastive weights that a linear or cosine schedule ends with", low=0)
-    final_temperature: float | None = _field(None, "contrastive temperature that the last epoch ends with (default: unchanged)", above=0)
-    revive_below: float = _field(
+    contrastive_final: float = field(1.0, "share of the contrastive weights that a linear or cosine schedule ends with", low=0)
+    final_temperature: float | None = field(None, "contrastive temperature that the last epoch ends with (default: unchanged)", above=0)
+    revive_below: float = field(
         0.0, "revive a centre whose share of users is below this fraction of an equal share; 0 never does", low=0, below=1
     )
 
@@ -231,12 +153,12 @@ class AugmentConfig(Group):
 
     GROUP: typing.ClassVar[str] = "augment"
 
-    augmentations: tuple[str, ...] = _field(
+    augmentations: tuple[str, ...] = field(
         ("crop", "mask", "reorder"), "augmentations; a view draws one of them", choices=("crop", "mask", "reorder")
     )
-    crop_ratio: float = _field(0.6, "share of a history that a crop keeps", above=0, high=1)
-    mask_ratio: float = _field(0.3, "share of a history's items that a mask hides", low=0, below=1)
-    reorder_ratio: float = _field(0.6, "share of a history that a reorder shuffles", low=0, high=1)
+    crop_ratio: float = field(0.6, "share of a history that a crop keeps", above=0, high=1)
+    mask_ratio: float = field(0.3, "share of a history's items that a mask hides", low=0, below=1)
+    reorder_ratio: float = field(0.6, "share of a history that a reorder shuffles", low=0, high=1)
 
 
 @dataclass(frozen=True)
@@ -245,21 +167,21 @@ class TrainConfig(Group):
 
     GROUP: typing.ClassVar[str] = "train"
 
-    epochs: int = _field(20, "most epochs", low=0)
-    batch_size: int = _field(256, "examples a batch", low=2)
-    learning_rate: float = _field(2e-3, "Adam's learning rate", above=0)
-    patience: int = _field(5, "epochs without a better validation metric before training stops", low=1)
-    monitor: str = _field(
+    epochs: int = field(20, "most epochs", low=0)
+    batch_size: int = field(256, "examples a batch", low=2)
+    learning_rate: float = field(2e-3, "Adam's learning rate", above=0)
+    patience: int = field(5, "epochs without a better validation metric before training stops", low=1)
+    monitor: str = field(
         "NDCG@20", "validation metric that picks the best epoch", choices=("HR@5", "HR@10", "HR@20", "NDCG@5", "NDCG@10", "NDCG@20", "MRR")
     )
-    buckets: int = _field(8, "length buckets: more of them waste less on padding, and take longer to compile under XLA", low=1)
-    seed: int = _field(0, "seed of weights, shuffling, augmentation and dropout", low=0, high=2**32 - 1)
-    mixed_precision: bool = _field(False, "compute in bfloat16, keep weights in float32")
-    xla: str = _field("auto", "compile the training step with XLA", choices=("auto", "on", "off"))
-    eval_batch_size: int = _field(256, "users a batch when ranking", low=1)
-    snapshot_epochs: tuple[int, ...] | None = _field(None, "epochs after which user embeddings and intents are written to the run folder")
-    recovery: bool = _field(True, "on simulated data, train two more models to compare how well the planted intents are recovered")
-    snapshot_users: int = _field(5000, "users sampled for a snapshot", low=1)
+    buckets: int = field(8, "length buckets: more of them waste less on padding, and take longer to compile under XLA", low=1)
+    seed: int = field(0, "seed of weights, shuffling, augmentation and dropout", low=0, high=2**32 - 1)
+    mixed_precision: bool = field(False, "compute in bfloat16, keep weights in float32")
+    xla: str = field("auto", "compile the training step with XLA", choices=("auto", "on", "off"))
+    eval_batch_size: int = field(256, "users a batch when ranking", low=1)
+    snapshot_epochs: tuple[int, ...] | None = field(None, "epochs after which user embeddings and intents are written to the run folder")
+    recovery: bool = field(True, "on simulated data, train two more models to compare how well the planted intents are recovered")
+    snapshot_users: int = field(5000, "users sampled for a snapshot", low=1)
 
 
 GROUPS: tuple[type[Group], ...] = (
@@ -320,7 +242,7 @@ class Config:
                 raise UserError(f"{where}: unknown group {key!r}{_closest(key, groups)}")
             if not isinstance(group_values, Mapping):
                 raise UserError(f"{where}: {key!r} should be an object of fields. Received: {group_values!r}")
-            names = {field.name for field in dataclasses.fields(groups[key])}
+            names = {one.name for one in dataclasses.fields(groups[key])}
             for name, value in group_values.items():
                 if name not in names:
                     raise UserError(f"{where}: unknown field {name!r} in {key!r}{_closest(name, names)}")
@@ -335,7 +257,7 @@ def _closest(word: str, known: Any) -> str:
 
 def _updated(config: Config, fields: Mapping[str, Any], where: str) -> Config:
     """`config` with `fields` (named without their group) replaced; every group checks itself again."""
-    owner = {field.name: kind.GROUP for kind in GROUPS for field in dataclasses.fields(kind)}
+    owner = {one.name: kind.GROUP for kind in GROUPS for one in dataclasses.fields(kind)}
     changes: dict[str, dict[str, Any]] = {}
     for name, value in fields.items():
         if name not in owner:

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import shlex
 import sys
-from typing import Any
 
 from elcrec_tf import cli
 from elcrec_tf.config import Config
@@ -35,7 +34,8 @@ def main(argv: list[str]) -> int:
     data = dataclasses.replace(config.data, **changes)
     sequences = load_dataset(data, config.simulator)
     own = _is_own(sequences, folder, config, arguments.dataset)
-    recovery = _recovery(folder) if own else None
+    # What only the training job can measure stays.
+    recovery = folder.read_metrics().get("intents", {}).get("recovery") if own else None
     catalog = folder.catalog()
     if list(catalog.ids) != list(sequences.catalog.ids):
         sequences = sequences.with_catalog(catalog)
@@ -73,20 +73,6 @@ def _is_own(sequences: Sequences, folder: RunFolder, config: Config, dataset: st
             f"--dataset {shlex.quote(config.data.dataset)}, which writes metrics-{sequences.name}.json"
         )
     return same and dataset in (None, config.data.dataset)
-
-
-def _recovery(folder: RunFolder) -> Any:
-    """The part of a run's metrics.json that only the training job can measure, or None. It stays.
-
-    Raises:
-        UserError: for a broken file.
-    """
-    try:
-        return json.loads(folder.metrics_file.read_text(encoding="utf-8"))["intents"].get("recovery")
-    except FileNotFoundError:
-        return None
-    except (ValueError, LookupError, TypeError, AttributeError):
-        raise UserError(f"{folder.metrics_file}: is broken; remove it and evaluate the run again") from None
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from elcrec_tf.config import Config
 from elcrec_tf.data.catalog import Catalog
@@ -120,6 +120,18 @@ class RunFolder:
 
     def catalog(self) -> Catalog:
         return Catalog.load(self.path / "catalog.parquet")
+
+    def read_metrics(self) -> dict[str, Any]:
+        """metrics.json, or an empty dict where there is none. Raises `UserError` when it is broken."""
+        try:
+            metrics = json.loads(self.metrics_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise UserError(f"{self.metrics_file}: is not valid JSON ({error}); remove it and evaluate the run again") from None
+        if not isinstance(metrics, dict) or not isinstance(metrics.get("intents", {}), dict):
+            raise UserError(f"{self.metrics_file}: was not written by elcrec_tf; remove it and evaluate the run again")
+        return metrics
 
     def load_model(self) -> ELCRec:
         """The best model. Raises `UserError` when the run has none yet."""

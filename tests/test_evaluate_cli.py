@@ -92,9 +92,9 @@ def test_what_only_training_measures_stays(tmp_path):
     assert json.loads(folder.metrics_file.read_text())["intents"]["recovery"] == {"planted": 4}
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"intents": 3}', "\xff"])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"intents": 3}', "\xff"])
 def test_a_broken_metrics_file_is_a_user_error(tmp_path, content):
     folder, _ = make_run(tmp_path)
     folder.metrics_file.write_bytes(content.encode("latin-1"))
-    with pytest.raises(UserError, match="metrics.json: is broken; remove it and evaluate"):
+    with pytest.raises(UserError, match="metrics.json: .*remove it and evaluate"):
         evaluate.main([str(folder.path)])

@@ -215,7 +215,7 @@ def test_errors_of_an_export(run_dir, tmp_path):
     Catalog(["a", "b"]).save(other.path / "catalog.parquet")
     with pytest.raises(UserError, match="2 items, the model 8"):
         export.main([str(other.path), "--export-dir", str(tmp_path / "m")])
-    for content, message in (("{", "metrics.json: cannot be read"), ("[]", "metrics.json: should hold a JSON object")):
+    for content, message in (("{", "metrics.json: is not valid JSON"), ("[]", "metrics.json: was not written by elcrec_tf")):
         other.metrics_file.write_text(content)
         with pytest.raises(UserError, match=f"{message}.*remove it"):
             export.main([str(other.path), "--export-dir", str(tmp_path / "m")])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import shlex
 import shutil
@@ -90,7 +89,7 @@ def export_run(
     Raises:
         UserError: as `export_saved_model`, and for a folder that holds no run or no model yet.
     """
-    config, catalog, metrics = folder.config(), folder.catalog(), _metrics(folder)
+    config, catalog, metrics = folder.config(), folder.catalog(), folder.read_metrics()
     name = metrics.get("dataset") or short_name(Path(config.data.dataset))
     metadata = {
         "config": config.to_dict(),
@@ -104,19 +103,6 @@ def export_run(
     for line in (f"exported {folder.path} to {version}", f"ask it with: {command}"):
         console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
     return version
-
-
-def _metrics(folder: RunFolder) -> dict[str, Any]:
-    """A run's metrics.json; empty where it has none (training was cut short)."""
-    try:
-        metrics = json.loads(folder.metrics_file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder.metrics_file}: cannot be read ({error}); remove it and evaluate the run again") from None
-    if not isinstance(metrics, dict):
-        raise UserError(f"{folder.metrics_file}: should hold a JSON object; remove it and evaluate the run again")
-    return metrics
 
 
 @contextlib.contextmanager
