@@ -170,7 +170,7 @@ class TrainConfig(Group):
     epochs: int = field(20, "most epochs", low=0)
     batch_size: int = field(256, "examples a batch", low=2)
     learning_rate: float = field(2e-3, "Adam's learning rate", above=0)
-    patience: int = field(5, "epochs without a better validation metric before training stops", low=1)
+    patience: int = field(8, "epochs without a better validation metric before training stops", low=1)
     monitor: str = field(
         "NDCG@20", "validation metric that picks the best epoch", choices=("HR@5", "HR@10", "HR@20", "NDCG@5", "NDCG@10", "NDCG@20", "MRR")
     )
