@@ -89,8 +89,9 @@ def check_trainable(sequences: Sequences, config: Config, num_devices: int = 1) 
 
 def check_resumable(folder: RunFolder, sequences: Sequences, config: Config) -> None:
     """Raise `UserError` for a run that cannot go on: made with other settings or on other data, or never meant to be trained."""
-    free = {"preset": "", "train": {"epochs": 0, "recovery": False}}
-    mine, theirs = ({**c.to_dict(), "preset": "", "train": c.to_dict()["train"] | free["train"]} for c in (config, folder.config()))
+    # These may change: neither moves what an epoch does.
+    free: dict[str, Any] = {"epochs": 0, "recovery": False}
+    mine, theirs = (one.with_preset("").replace(**free).to_dict() for one in (config, folder.config()))
     for group, values in mine.items():
         if values != theirs[group]:
             names = [name for name in values if values[name] != theirs[group].get(name)]

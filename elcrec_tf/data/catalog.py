@@ -49,10 +49,6 @@ class Catalog:
         """Raw ids of indices 1 to `num_items`; padding gives the empty string."""
         return [self.ids[index - 1] if index != PADDING else "" for index in indices]
 
-    def title(self, raw: str) -> str:
-        """The item's title, or its raw id where it has none."""
-        return self.titles.get(raw, raw)
-
     def save(self, path: str | Path) -> None:
         """Write a Parquet file with the columns id, count, title (null where there is none), one row an item."""
         table = pa.table(

@@ -95,7 +95,7 @@ class _Stream:
     salt: int
 
     def epoch(self, seed: int, epoch: tf.Tensor) -> tf.Tensor:
-        """int64 `[steps, size, 2]`. The empty rows are spread over all batches, so that no batch, and no replica's part, has none."""
+        """int64 `[steps, size, 2]`. Empty rows are spread over all batches: together, they could leave a replica without work."""
         key = tf.stack([tf.cast(seed * 1009 + self.salt, tf.int64), epoch])
         empty = self.steps * self.size - len(self.windows)
         rows = tf.pad(tf.constant(self.windows, tf.int64), [[0, empty], [0, 0]])

@@ -14,11 +14,6 @@ def test_indices_start_at_one_and_unknown_ids_give_padding():
     assert catalog.counts.tolist() == [0, 0, 0]
 
 
-def test_title_falls_back_to_the_id():
-    catalog = Catalog(["a", "b"], titles={"a": "Heat (1995)"})
-    assert [catalog.title(raw) for raw in ("a", "b")] == ["Heat (1995)", "b"]
-
-
 def test_saved_catalogue_loads_equal(tmp_path):
     Catalog(["b", "007"], [5, 0], {"007": "Bond"}).save(tmp_path / "catalog.parquet")
     loaded = Catalog.load(tmp_path / "catalog.parquet")

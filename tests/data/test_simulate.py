@@ -141,10 +141,10 @@ def test_counts_leave_out_the_last_two_events(default):
 
 def test_titles_tell_the_intents(default):
     world, regions = planted(SimulatorConfig()), in_region(planted(SimulatorConfig()))
-    assert default.catalog.title(default.catalog.ids[world.items[7, 2] - 1]).count("intent 07 / rank 3") == 1
+    assert default.catalog.titles[default.catalog.ids[world.items[7, 2] - 1]].count("intent 07 / rank 3") == 1
     shared = 1 + int(np.argmax(regions[:, 1:].sum(axis=0)))
     first, second = np.flatnonzero(regions[:, shared])
-    title = default.catalog.title(default.catalog.ids[shared - 1])
+    title = default.catalog.titles[default.catalog.ids[shared - 1]]
     assert title.startswith(f"intent {first:02d} / rank ") and f", intent {second:02d} / rank " in title
 
 
