@@ -6,6 +6,7 @@ the same shape. The same seed gives the same view.
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from elcrec_tf.padding import PADDING
@@ -51,19 +52,28 @@ def random_view(
     crop_ratio: float = 0.6,
     mask_ratio: float = 0.3,
     reorder_ratio: float = 0.6,
+    choice: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """A view of each history by one of the named augmentations, drawn for each history on its own."""
+    """A view of each history by one of the named augmentations: the one that `choice` `[batch]` numbers, else drawn for each history."""
     by_name: dict[str, tuple[Callable[..., tf.Tensor], float]] = {
         "crop": (crop, crop_ratio),
         "mask": (mask, mask_ratio),
         "reorder": (reorder, reorder_ratio),
     }
-    choice = tf.random.stateless_uniform([tf.shape(history)[0], 1], seed, 0, len(augmentations), tf.int32)
+    if choice is None:
+        choice = tf.random.stateless_uniform([tf.shape(history)[0]], seed, 0, len(augmentations), tf.int32)
     view = history
     for index, name in enumerate(augmentations):
         function, ratio = by_name[name]
-        view = tf.where(choice == index, function(history, seed + 2 + 2 * index, ratio), view)
+        view = tf.where(choice[:, None] == index, function(history, seed + 2 + 2 * index, ratio), view)
     return view
+
+
+def kept_length(name: str, lengths: np.ndarray, crop_ratio: float) -> np.ndarray:
+    """Length of the views that the named augmentation makes of histories of these lengths; only a crop shortens."""
+    if name != "crop":
+        return lengths
+    return np.minimum(np.maximum(_share(tf.constant(lengths, tf.int32), crop_ratio).numpy(), 1), lengths)
 
 
 def _lengths(history: tf.Tensor) -> tf.Tensor:

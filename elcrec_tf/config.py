@@ -174,10 +174,18 @@ class TrainConfig(Group):
     monitor: str = field(
         "NDCG@20", "validation metric that picks the best epoch", choices=("HR@5", "HR@10", "HR@20", "NDCG@5", "NDCG@10", "NDCG@20", "MRR")
     )
-    buckets: int = field(8, "length buckets: more of them waste less on padding, and take longer to compile under XLA", low=1)
     seed: int = field(0, "seed of weights, shuffling, augmentation and dropout", low=0, high=2**32 - 1)
-    mixed_precision: bool = field(False, "compute in bfloat16, keep weights in float32")
-    xla: str = field("auto", "compile the training step with XLA", choices=("auto", "on", "off"))
+    products: str = field(
+        "auto",
+        "number format of training's matrix products; auto is bfloat16 where the hardware multiplies it natively, else float32",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    xla: str = field(
+        "auto",
+        "what XLA compiles: the whole training step (on), the chains of element-wise operations between matrix products (chains), "
+        "or nothing; auto is on for a GPU, chains for a CPU",
+        choices=("auto", "on", "chains", "off"),
+    )
     eval_batch_size: int = field(256, "users a batch when ranking", low=1)
     snapshot_epochs: tuple[int, ...] | None = field(None, "epochs after which user embeddings and intents are written to the run folder")
     recovery: bool = field(True, "on simulated data, train two more models to compare how well the planted intents are recovered")
@@ -296,7 +304,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 128,
         "learning_rate": 3e-3,
         "patience": 3,
-        "buckets": 4,
     },
     "paper-beauty": {**_PAPER, "num_clusters": 256, "cluster_weight": 10.0, "fusion": "shift", "num_layers": 1},
     "paper-sports": {**_PAPER, "num_clusters": 512, "cluster_weight": 1.0, "fusion": "concat", "num_layers": 2},

@@ -6,32 +6,85 @@ Weights are 1 for what counts and 0 for padding; a mean with nothing to count is
 
 from typing import Any
 
+import keras
 from keras import ops
 
+from elcrec_tf.kernels import as_operand, exp, fused, matmul
 from elcrec_tf.masking import weighted_mean
 from elcrec_tf.padding import PADDING
 from elcrec_tf.vectors import unit
 
 _EXCLUDED = -1e9
+# Bytes of logits computed at a time: they are read again before they leave the cache.
+_CACHED_LOGITS = 20_000_000
 
 
-def softmax_loss(queries: Any, targets: Any, keys: Any) -> Any:
+def softmax_loss(queries: Any, targets: Any, keys: Any, bounded: bool = False) -> Any:
     """Cross entropy of the next item over the whole catalogue.
+
+    The `[n, num_items]` logits are computed, and turned into gradients, a block of rows at a time: with `E = exp(Q Kᵀ)` and its
+    row sums `s`, the loss is `log s - q·k_target`, and its gradients are `(E K) / s - k_target` and `Eᵀ (Q / s)` less the queries
+    of each target. So a block is written once and read three times, while it is in the cache.
 
     Args:
         queries: `[n, size]` query vectors (`ItemEmbedding.queries()`).
         targets: `[n]` item indices; 0 where there is none.
         keys: `[num_items + 1, size]`.
+        bounded: whether no score is beyond ±64 (cosine scores): then exponentials are finite as they are. Otherwise the row's
+            largest logit is subtracted first.
 
     Returns:
         Scalar: the mean over the rows with a target.
     """
-    candidates = keys[1:]
-    logits = ops.matmul(queries, ops.transpose(candidates))
-    # Rows without a target pick candidate 0; their weight is 0.
-    picked = ops.take(candidates, ops.maximum(targets - 1, 0), axis=0)
-    positive = ops.sum(queries * picked, axis=-1)
-    return _target_mean(_float32(ops.logsumexp(_float32(logits), axis=-1)) - _float32(positive), targets)
+    weights = _float32(ops.not_equal(targets, PADDING))
+    weights = weights / ops.maximum(ops.sum(weights), 1)
+    positive = _float32(ops.sum(queries * ops.take(keys, targets, axis=0), axis=-1))
+    return _catalogue_lse(queries, keys, weights, bounded) - ops.sum(weights * positive)
+
+
+def _catalogue_lse(queries: Any, keys: Any, weights: Any, bounded: bool) -> Any:
+    """`Σ_i w_i log Σ_j exp(q_i · k_j)` over the items j (row 0 of the keys is none)."""
+
+    @ops.custom_gradient
+    def lse(queries: Any, keys: Any) -> Any:
+        items = as_operand(keys[1:])
+        total, query_parts, key_parts = [], [], []
+        for part in _blocks(queries.shape[0], items):
+            query, weight = queries[part], weights[part][:, None]
+            logits = matmul(query, items, transpose_b=True)
+            shift = ops.zeros((1, 1), logits.dtype) if bounded else ops.max(logits, axis=-1, keepdims=True)
+            exponential = exp(logits if bounded else logits - shift)
+            sums = _float32(ops.sum(exponential, axis=-1, keepdims=True))
+            share = weight / sums
+            total.append(ops.sum(weight * (ops.log(sums) + _float32(shift))))
+            query_parts.append(_float32(matmul(exponential, items)) * share)
+            key_parts.append(matmul(ops.transpose(exponential), _float32(query) * share))
+        query_gradient = ops.concatenate(query_parts, axis=0)
+
+        def gradient(*args: Any, upstream: Any = None) -> tuple[Any, Any]:
+            upstream = args[0] if upstream is None else upstream
+            return ops.cast(upstream * query_gradient, queries.dtype), ops.cast(_key_gradient(upstream, *key_parts), keys.dtype)
+
+        return sum(total), gradient
+
+    return lse(queries, keys)
+
+
+@fused
+def _key_gradient(upstream: Any, *parts: Any) -> Any:
+    """The blocks' gradients of the items added up; row 0, padding, has none."""
+    return ops.pad(upstream * sum(_float32(part) for part in parts), [[1, 0], [0, 0]])
+
+
+def _blocks(rows: int | None, items: Any) -> list[slice]:
+    """Blocks of about the same number of rows, so that one block's logits fit the cache; one block of unknown size."""
+    if rows is None:
+        return [slice(None)]
+    value_bytes = 2 if keras.backend.standardize_dtype(items.dtype) == "bfloat16" else 4
+    most = max(64, _CACHED_LOGITS // (value_bytes * items.shape[0]))
+    count = -(-rows // most)
+    size = -(-rows // count)
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
 def sampled_softmax_loss(queries: Any, targets: Any, negatives: Any, negative_log_rates: Any, keys: Any) -> Any:
@@ -87,21 +140,25 @@ def nt_xent(view_a: Any, view_b: Any, temperature: Any, similarity: str = "dot",
     Returns:
         Scalar mean over the 2n anchors that take part.
     """
+    rows = ops.shape(view_a)[0]
+    weights = ops.ones((rows,), "float32") if weights is None else _float32(weights)
+    labels = ops.arange(rows, dtype="int32") if labels is None else ops.cast(labels, "int32")
+    return _nt_xent(view_a, view_b, temperature, weights, labels, similarity=similarity)
+
+
+@fused
+def _nt_xent(view_a: Any, view_b: Any, temperature: Any, weights: Any, labels: Any, *, similarity: str) -> Any:
     view_a, view_b = _float32(view_a), _float32(view_b)
     if similarity == "cosine":
         view_a, view_b = unit(view_a), unit(view_b)
     rows = ops.shape(view_a)[0]
     both = ops.concatenate([view_a, view_b], axis=0)
     positive = ops.tile(ops.sum(view_a * view_b, axis=-1), [2]) / temperature
-    weights = ops.ones((rows,), "float32") if weights is None else _float32(weights)
-    weights = ops.tile(weights, [2])
+    weights, labels = ops.tile(weights, [2]), ops.tile(labels, [2])
     index = ops.arange(2 * rows)
-    same = ops.equal(index[:, None], index[None, :])
     partner = ops.equal((index[:, None] + rows) % (2 * rows), index[None, :])
-    drop = ops.logical_or(same, ops.equal(weights, 0)[None, :])
-    if labels is not None:
-        labels = ops.tile(labels, [2])
-        drop = ops.logical_or(drop, ops.equal(labels[:, None], labels[None, :]))
+    # A row's own label takes itself out.
+    drop = ops.logical_or(ops.equal(labels[:, None], labels[None, :]), ops.equal(weights, 0)[None, :])
     logits = ops.matmul(both, ops.transpose(both)) / temperature
     logits = ops.where(ops.logical_and(drop, ops.logical_not(partner)), _EXCLUDED, logits)
     return weighted_mean(ops.logsumexp(logits, axis=-1) - positive, weights)
@@ -143,6 +200,12 @@ def elcm_assign(embeddings: Any, centers: Any, weights: Any = None, sharpness: f
     Returns:
         (push, pull, balance), three scalars; the loss is their sum.
     """
+    weights = ops.ones(ops.shape(embeddings)[:1], "float32") if weights is None else weights
+    return _elcm_assign(embeddings, centers, weights, sharpness=sharpness)
+
+
+@fused
+def _elcm_assign(embeddings: Any, centers: Any, weights: Any, *, sharpness: float) -> tuple[Any, Any, Any]:
     embeddings, centers = unit(_float32(embeddings)), unit(_float32(centers))
     k = centers.shape[0]
     cosine = ops.matmul(embeddings, ops.transpose(centers))

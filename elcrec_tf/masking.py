@@ -1,12 +1,14 @@
 """The one definition of padding and what follows from it. `valid_mask` is True where there is a real item.
 
-Histories are left-padded: the latest item is always in the last column.
+A row holds one history, left-padded: the latest item is in the last column. Or it holds several (see `elcrec_tf.data.packing`): then
+`slot` tells which cells belong together.
 """
 
 from typing import Any
 
 from keras import ops
 
+from elcrec_tf.kernels import fused
 from elcrec_tf.padding import PADDING
 
 # The score that a masked position gets before the softmax. Large enough to vanish in float32, small enough for float16.
@@ -18,16 +20,23 @@ def valid_mask(history: Any) -> Any:
     return ops.not_equal(history, PADDING)
 
 
-def attention_bias(valid: Any, dtype: str) -> Any:
-    """Additive bias `[batch, 1, query, key]`: 0 where a query may look (valid keys at or before it), `MASKED_SCORE` elsewhere.
+def attention_bias(valid: Any, dtype: str, slot: Any = None) -> Any:
+    """Additive bias `[batch, 1, query, key]`: 0 where a query may look, `MASKED_SCORE` elsewhere.
+
+    It may look at valid keys at or before it, of its own history where `slot` `[batch, length]` says which one that is.
 
     Padding in front of a history may look nowhere. Its row of equal biases leaves a softmax over everything, a meaningless but
     finite state that must not be read. (A hidden item of a masked view still looks at the items before it.)
     """
-    length = ops.shape(valid)[1]
-    position = ops.arange(length)
+    return _attention_bias(valid, ops.zeros_like(valid, dtype="int32") if slot is None else slot, dtype=dtype)
+
+
+@fused
+def _attention_bias(valid: Any, slot: Any, *, dtype: str) -> Any:
+    position = ops.arange(ops.shape(valid)[1])
     causal = ops.greater_equal(position[:, None], position[None, :])
-    allowed = ops.logical_and(causal[None, None], valid[:, None, None, :])
+    own = ops.equal(slot[:, None, :, None], slot[:, None, None, :])
+    allowed = ops.logical_and(ops.logical_and(causal[None, None], valid[:, None, None, :]), own)
     return ops.where(allowed, ops.zeros((), dtype), ops.full((), MASKED_SCORE, dtype))
 
 
@@ -35,6 +44,14 @@ def masked_mean(states: Any, valid: Any) -> Any:
     """Mean of `[batch, length, size]` over the valid positions, `[batch, size]`; zeros where no position is valid."""
     weights = ops.cast(valid, states.dtype)[:, :, None]
     return ops.sum(states * weights, axis=1) / ops.maximum(ops.sum(weights, axis=1), 1)
+
+
+def slot_mean(states: Any, counted: Any, slot: Any, slots: int) -> Any:
+    """Mean of `[cells, size]` over the counted cells (bool `[cells]`) of each slot, `[slots, size]`; zeros where none counts."""
+    weights = ops.cast(counted, states.dtype)[:, None]
+    # One segment more than there are slots takes the cells that belong to none.
+    total = ops.segment_sum(states * weights, slot, slots + 1)[:slots]
+    return total / ops.maximum(ops.segment_sum(weights, slot, slots + 1)[:slots], 1)
 
 
 def weighted_mean(values: Any, weights: Any) -> Any:

@@ -6,10 +6,11 @@ import keras
 from keras import ops
 
 from elcrec_tf.config import Config
+from elcrec_tf.kernels import Kernels, using
 from elcrec_tf.layers.cluster_centers import ClusterCenters
 from elcrec_tf.layers.item_embedding import ItemEmbedding
 from elcrec_tf.losses import bce_loss, elcm_assign, elcm_paper, nt_xent, sampled_softmax_loss, softmax_loss
-from elcrec_tf.masking import masked_mean, valid_mask
+from elcrec_tf.masking import masked_mean, slot_mean, valid_mask
 from elcrec_tf.sequence_encoder import SequenceEncoder
 from elcrec_tf.vectors import unit
 
@@ -40,7 +41,8 @@ class ELCRec(keras.Model):
         official_padding: let padding positions enter pooled states, as the official code does.
 
     Call arguments:
-        history: int32 `[batch, length]`, 0 = padding, left-padded, length at most `max_length`.
+        history: int32 `[batch, length]`, 0 = padding, left-padded, length at most `max_length`. A training batch is called with a dict
+            instead, see `compute_loss`.
 
     Returns:
         A dict: `states` `[batch, length, hidden_size]`; `user` `[batch, hidden_size]`, the latest state, which predicts; `pooled`
@@ -90,8 +92,10 @@ class ELCRec(keras.Model):
         pooled = _pool(states, history, intent_pooling, official_padding)
         outputs = {"states": states, "user": states[:, -1], "pooled": pooled, "intents": centers(unit(pooled))}
         super().__init__(inputs=history, outputs=outputs, name=name, **kwargs)
+        self.input_spec = None  # a training batch is a dict
 
         self._arguments = architecture
+        self.kernels = Kernels()
         self.item_embedding = items
         self.encoder = encoder
         self.cluster_centers = centers
@@ -124,27 +128,60 @@ class ELCRec(keras.Model):
         """`scores` from user states `[batch, hidden_size]`."""
         return ops.matmul(self.item_embedding.queries(user), ops.transpose(self.item_embedding.keys()))
 
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        if not isinstance(inputs, dict):
+            return super().call(inputs, training=training, mask=mask)
+        with using(self.kernels):
+            return self._encode(inputs, training)
+
+    def _encode(self, parts: dict[str, Any], training: bool | None) -> dict[str, Any]:
+        """States of a training batch's cells, `[cells, hidden_size]` by part, from one pass of the encoder over all of them.
+
+        Of `examples` beside `users` (prefixes) only the last cells' states, which predict: `[examples, hidden_size]`.
+        """
+        rows = [ops.shape(part["history"]) for part in parts.values()]
+        cells = [count * length for count, length in rows]
+        wanted = None
+        if "users" in parts:
+            last = parts["examples"]["last"]
+            first = cells[0]  # `examples` come first
+            wanted = ops.concatenate([last, first + ops.arange(sum(cells[1:]), dtype=last.dtype)], axis=0)
+            cells[0] = ops.shape(last)[0]
+        joined = {name: ops.concatenate([part[name] for part in parts.values()], axis=0) for name in ("history", "slot", "distance")}
+        states = self.encoder(joined["history"], joined["slot"], joined["distance"], wanted, training=training)
+        states = ops.reshape(states, (-1, self._arguments["hidden_size"]))
+        # One split has a cheaper gradient than several slices.
+        ends = [sum(cells[: index + 1]) for index in range(len(cells) - 1)]
+        return dict(zip(parts, ops.split(states, ends, axis=0), strict=True))
+
     def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True) -> Any:
         """The weighted sum of the terms for one training batch (see `elcrec_tf.data.pipeline.training_batches`).
 
         Args:
-            x: histories `[batch, length]`.
-            y: dict with `target` (`[batch, length]` for position examples, `[batch]` for prefix examples; 0 = none);
-                `negative` of the same shape (BCE), or `negatives` and their `negative_log_rates` `[m]` (sampled softmax);
-                `view_a` and `view_b` `[users, length]`, absent when both contrastive weights are 0 for good;
-                `user_history` `[users, length]` where the examples are prefixes, so that the contrastive terms and ELCM see a
-                user once.
-            y_pred: this model's outputs for x.
+            x: dict of parts, each a dict of histories packed in rows: `history`, `slot`, `distance` `[rows, length]` and `last`
+                `[slots]` (see `elcrec_tf.data.packing`). `examples` predict. `view_a` and `view_b`, absent when both contrastive
+                weights are 0 for good, hold views of the users. `users` holds the users' histories where the examples are prefixes,
+                so that the contrastive terms and ELCM see a user once; elsewhere the examples are the users.
+            y: dict with `target` (`[rows, length]` for position examples, `[slots]` for prefix examples; 0 = none); `negative` of
+                the same shape (BCE), or `negatives` and their `negative_log_rates` `[m]` (sampled softmax).
+            y_pred: the states, what calling this model with x gives.
         """
-        terms = {"next_item": self._next_item_loss(y_pred, y)}
-        if "user_history" in y:
-            x = y["user_history"]
-            y_pred = self(x, training=training)
-        # A batch is filled up with empty rows to keep its shape; they take no part.
-        present = ops.cast(ops.any(valid_mask(x), axis=1), "float32")
-        terms["cluster"] = self._cluster_loss(y_pred, present)
-        if "view_a" in y:
-            terms |= self._contrastive_losses(y_pred, y["view_a"], y["view_b"], present, training)
+        with using(self.kernels):
+            return self._total(x, y, y_pred)
+
+    def _total(self, x: Any, y: Any, states: Any) -> Any:
+        terms = {"next_item": self._next_item_loss(states["examples"], y)}
+        users = "users" if "users" in x else "examples"
+        pooled = _pool_slots(states[users], x[users], self._arguments["intent_pooling"], self._arguments["official_padding"])
+        # A batch is filled up with empty slots to keep its shape; they take no part.
+        history, slot = ops.reshape(x[users]["history"], (-1,)), ops.reshape(x[users]["slot"], (-1,))
+        slots = ops.shape(x[users]["last"])[0]
+        items = ops.segment_sum(ops.cast(valid_mask(history), "float32"), slot, slots + 1)[:slots]
+        present = ops.cast(ops.greater(items, 0), "float32")
+        terms["cluster"] = self._cluster_loss(pooled, present)
+        if "view_a" in x:
+            intent = ops.argmax(self.cluster_centers(unit(pooled)), axis=-1)
+            terms |= self._contrastive_losses(x, states, intent, present)
         total = terms["next_item"]
         for term, value in terms.items():
             self.term_means[term].update_state(value)
@@ -153,47 +190,40 @@ class ELCRec(keras.Model):
         # Keras's hook that scales a loss for tf.distribute; elsewhere it changes nothing.
         return self._aggregate_additional_loss(total)
 
-    def _next_item_loss(self, y_pred: Any, y: Any) -> Any:
-        target = y["target"]
-        states = y_pred["states"] if len(target.shape) == 2 else y_pred["user"]
-        size = self._arguments["hidden_size"]
-        queries = self.item_embedding.queries(ops.reshape(states, (-1, size)))
+    def _next_item_loss(self, states: Any, y: Any) -> Any:
+        queries = self.item_embedding.queries(states)
         # Outside a layer's call nothing casts the item table: under mixed precision it would stay float32.
-        targets, keys = ops.reshape(target, (-1,)), ops.cast(self.item_embedding.keys(), queries.dtype)
+        targets, keys = ops.reshape(y["target"], (-1,)), ops.cast(self.item_embedding.keys(), queries.dtype)
         if self._arguments["next_item"] == "bce":
             return bce_loss(queries, targets, ops.reshape(y["negative"], (-1,)), keys)
         if self._arguments["next_item"] == "sampled_softmax":
             return sampled_softmax_loss(queries, targets, y["negatives"], y["negative_log_rates"], keys)
-        return softmax_loss(queries, targets, keys)
+        return softmax_loss(queries, targets, keys, bounded=self._arguments["score"] == "cosine")
 
-    def _cluster_loss(self, y_pred: Any, present: Any) -> Any:
+    def _cluster_loss(self, pooled: Any, present: Any) -> Any:
         form = elcm_paper if self._arguments["cluster_form"] == "paper" else elcm_assign
-        return sum(form(y_pred["pooled"], self.cluster_centers.centers, present))
+        return sum(form(pooled, self.cluster_centers.centers, present))
 
-    def _contrastive_losses(self, y_pred: Any, view_a: Any, view_b: Any, present: Any, training: bool) -> dict[str, Any]:
-        users = ops.shape(view_a)[0]
-        views = ops.concatenate([view_a, view_b], axis=0)
-        outputs = self(views, training=training)
-        intent = ops.argmax(y_pred["intents"], axis=-1)
-        labels = intent if self._arguments["mask_same_intent"] else None
+    def _contrastive_losses(self, x: Any, states: Any, intent: Any, present: Any) -> dict[str, Any]:
+        arguments = self._arguments
+        labels = intent if arguments["mask_same_intent"] else None
 
         def contrast(a: Any, b: Any) -> Any:
-            return nt_xent(a, b, self.temperature, self._arguments["similarity"], present, labels)
+            return nt_xent(a, b, self.temperature, arguments["similarity"], present, labels)
 
-        fused = self._sequence_representation(outputs["states"], views)
-        pooled, centers = outputs["pooled"], self.cluster_centers.take(intent)
-        return {
-            "sequence": contrast(fused[:users], fused[users:]),
-            "intent": (contrast(pooled[:users], centers) + contrast(pooled[users:], centers)) / 2,
-        }
+        views = [(states[name], x[name]) for name in ("view_a", "view_b")]
+        fused = [self._sequence_representation(*view) for view in views]
+        pooled = [_pool_slots(*view, arguments["intent_pooling"], arguments["official_padding"]) for view in views]
+        centers = self.cluster_centers.take(intent)
+        return {"sequence": contrast(*fused), "intent": (contrast(pooled[0], centers) + contrast(pooled[1], centers)) / 2}
 
-    def _sequence_representation(self, states: Any, history: Any) -> Any:
-        """Eq. 5 at every position, then the mean or all positions side by side."""
+    def _sequence_representation(self, states: Any, part: Any) -> Any:
+        """Eq. 5 at every position, then the mean or all positions side by side, `[slots, size]`."""
         nearest = self.cluster_centers.nearest(states)
         fused = states + nearest if self._arguments["fusion"] == "shift" else ops.concatenate([states, nearest], axis=-1)
-        if self._arguments["sequence_pooling"] == "flatten":
-            return ops.reshape(fused, (ops.shape(fused)[0], -1))
-        return ops.mean(fused, axis=1) if self._arguments["official_padding"] else masked_mean(fused, valid_mask(history))
+        if self._arguments["sequence_pooling"] == "flatten":  # a row is one slot then
+            return ops.reshape(fused, (ops.shape(part["history"])[0], -1))
+        return _mean_slots(fused, part, self._arguments["official_padding"])
 
     def get_config(self) -> dict[str, Any]:
         return dict(self._arguments)
@@ -228,7 +258,6 @@ def build_model(config: Config, num_items: int) -> ELCRec:
         sequence_pooling=loss.sequence_pooling,
         mask_same_intent=loss.mask_same_intent,
         official_padding=loss.official_padding,
-        dtype="mixed_bfloat16" if config.train.mixed_precision else None,
     )
 
 
@@ -240,6 +269,23 @@ def _pool(states: Any, history: Any, pooling: str, official_padding: bool) -> An
         position = ops.max(ops.where(valid, ops.cumsum(ops.ones_like(history), axis=1) - 1, 0), axis=1)
         return ops.squeeze(ops.take_along_axis(states, position[:, None, None], axis=1), axis=1)
     return ops.mean(states, axis=1) if official_padding else masked_mean(states, valid_mask(history))
+
+
+def _pool_slots(states: Any, part: Any, pooling: str, official_padding: bool) -> Any:
+    """`_pool` of histories packed in rows: states `[cells, size]` -> `[slots, size]`."""
+    if pooling == "mean":
+        return _mean_slots(states, part, official_padding)
+    history, slot = ops.reshape(part["history"], (-1,)), ops.reshape(part["slot"], (-1,))
+    slots = ops.shape(part["last"])[0]
+    cell = ops.where(valid_mask(history), ops.arange(ops.shape(history)[0], dtype="int32"), 0)
+    # An empty slot takes cell 0 (or less, where a segment without cells has the smallest integer): it counts for nothing.
+    return ops.take(states, ops.maximum(ops.segment_max(cell, slot, slots + 1)[:slots], 0), axis=0)
+
+
+def _mean_slots(states: Any, part: Any, official_padding: bool) -> Any:
+    history, slot = ops.reshape(part["history"], (-1,)), ops.reshape(part["slot"], (-1,))
+    counted = ops.ones_like(history, dtype="bool") if official_padding else valid_mask(history)
+    return slot_mean(states, counted, slot, ops.shape(part["last"])[0])
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -3,8 +3,11 @@
 from typing import Any
 
 import keras
+from keras import ops
 
-from elcrec_tf.layers.attention_block import AttentionBlock
+from elcrec_tf.dropout import dropout
+from elcrec_tf.kernels import fused
+from elcrec_tf.layers.attention_block import AttentionBlock, layer_norm
 from elcrec_tf.layers.item_embedding import ItemEmbedding
 from elcrec_tf.layers.position_embedding import PositionEmbedding
 from elcrec_tf.masking import attention_bias, valid_mask
@@ -23,11 +26,16 @@ class SequenceEncoder(keras.layers.Layer):
         num_layers, num_heads, dropout: of the attention blocks.
 
     Call arguments:
-        history: `[batch, length]` int item indices, 0 = padding, left-padded, length at most `max_length`.
+        history: `[batch, length]` int item indices, 0 = padding, left-padded, length at most `max_length`; or several histories
+            in a row, then with `slot` and `distance` (see `elcrec_tf.data.packing`).
+        slot: int `[batch, length]`, which history of its row a cell belongs to.
+        distance: int `[batch, length]`, cells to the last one of its history.
+        wanted: `[n]` numbers of the cells, counted row by row, whose states are wanted; all if None. The last block computes no others.
         training: whether dropout is on.
 
     Returns:
-        Hidden states `[batch, length, hidden_size]`. States at padding positions are finite and mean nothing.
+        Hidden states `[batch, length, hidden_size]`, or `[n, hidden_size]` of the wanted cells. States at padding positions are finite
+        and mean nothing.
     """
 
     def __init__(
@@ -42,7 +50,7 @@ class SequenceEncoder(keras.layers.Layer):
         policy = self.dtype_policy
         self.position_embedding = PositionEmbedding(max_length, dtype=policy, name="position_embedding")
         self.embedding_norm = keras.layers.LayerNormalization(epsilon=1e-12, dtype=policy, name="embedding_norm")
-        self.embedding_dropout = keras.layers.Dropout(dropout, dtype=policy, name="embedding_dropout")
+        self.seed_generator = keras.random.SeedGenerator()
         self.blocks = [AttentionBlock(num_heads, dropout=dropout, dtype=policy, name=f"block_{index}") for index in range(num_layers)]
 
     def build(self, history_shape: tuple[int | None, ...]) -> None:
@@ -52,16 +60,22 @@ class SequenceEncoder(keras.layers.Layer):
         for layer in (self.position_embedding, self.embedding_norm, *self.blocks):
             layer.build(shape)
 
-    def call(self, history: Any, training: bool | None = None) -> Any:
-        bias = attention_bias(valid_mask(history), self.compute_dtype)
-        states = self.embedding_norm(self.position_embedding(self.item_embedding(history)))
-        states = self.embedding_dropout(states, training=training)
-        for block in self.blocks:
+    def call(self, history: Any, slot: Any = None, distance: Any = None, wanted: Any = None, training: bool | None = None) -> Any:
+        bias = attention_bias(valid_mask(history), self.compute_dtype, slot)
+        items = self.item_embedding(history)
+        rate = self.dropout if training else 0.0
+        seed = self.seed_generator.next() if rate else ops.zeros((2,), "uint32")
+        norm = self.embedding_norm
+        states = _embed(items, self.position_embedding.vectors(items, distance), norm.gamma, norm.beta, seed, rate=rate)
+        for block in self.blocks[:-1]:
             states = block(states, bias, training=training)
-        return states
+        return self.blocks[-1](states, bias, wanted, training=training)
 
-    def compute_output_spec(self, history: Any, training: bool | None = None) -> keras.KerasTensor:
-        return keras.KerasTensor((*history.shape, self.item_embedding.hidden_size), self.compute_dtype)
+    def compute_output_spec(
+        self, history: Any, slot: Any = None, distance: Any = None, wanted: Any = None, training: bool | None = None
+    ) -> keras.KerasTensor:
+        shape = history.shape if wanted is None else wanted.shape
+        return keras.KerasTensor((*shape, self.item_embedding.hidden_size), self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -78,3 +92,10 @@ class SequenceEncoder(keras.layers.Layer):
         config = dict(config)
         config["item_embedding"] = keras.saving.deserialize_keras_object(config["item_embedding"])
         return cls(**config)
+
+
+@fused
+def _embed(items: Any, positions: Any, gamma: Any, beta: Any, seed: Any, *, rate: float) -> Any:
+    """`dropout(LN(items + positions))`."""
+    states = ops.cast(items, "float32") + ops.cast(positions, "float32")
+    return ops.cast(dropout(layer_norm(states, gamma, beta, 1e-12), rate, seed), items.dtype)

@@ -20,13 +20,17 @@ from elcrec_tf.callbacks import (
     Validation,
 )
 from elcrec_tf.config import Config
-from elcrec_tf.data.pipeline import histories, probe_views, ranking_batches, training_batches
+from elcrec_tf.data.pipeline import histories, probe_views, ranking_batches
 from elcrec_tf.data.sequences import Sequences
 from elcrec_tf.data.splits import training_ranges
+from elcrec_tf.data.training_data import training_batches
 from elcrec_tf.errors import UserError
 from elcrec_tf.evaluation import Ranker, output_model
+from elcrec_tf.hardware import multiplies_bfloat16
 from elcrec_tf.intents import kmeans
+from elcrec_tf.kernels import Kernels
 from elcrec_tf.model import ELCRec, build_model
+from elcrec_tf.optimizer import FusedAdam
 from elcrec_tf.progress import ProgressCallback
 from elcrec_tf.run_folder import RunFolder, load_keras
 
@@ -60,7 +64,7 @@ def train_model(
     """
     console = console or Console(quiet=True)
     devices = _devices() if devices is None else devices
-    check_trainable(sequences, config, len(devices))
+    check_trainable(sequences, config)
     if resume:
         check_resumable(folder, sequences, config)
         folder.write_config(config)  # the number of epochs may have changed
@@ -70,8 +74,8 @@ def train_model(
     return folder.load_model()
 
 
-def check_trainable(sequences: Sequences, config: Config, num_devices: int = 1) -> None:
-    """Raise `UserError` for settings that this data set, or this number of devices, cannot be trained with."""
+def check_trainable(sequences: Sequences, config: Config) -> None:
+    """Raise `UserError` for settings that this data set cannot be trained with."""
     starts, ends = training_ranges(sequences)
     users = int(np.sum(ends - starts >= 2))
     if not users:
@@ -79,11 +83,6 @@ def check_trainable(sequences: Sequences, config: Config, num_devices: int = 1) 
     if config.model.centers_start == "kmeans" and users < config.model.num_clusters:
         raise UserError(
             f"--centers-start kmeans needs at least as many users as intents: {users} users, --num-clusters {config.model.num_clusters}"
-        )
-    if num_devices > 1 and (config.loss.examples == "prefixes" or config.loss.next_item == "sampled_softmax"):
-        # tf.distribute splits every part of a batch alike, and these have parts of other lengths.
-        raise UserError(
-            "--examples prefixes and --next-item sampled_softmax train on one device; make one visible (CUDA_VISIBLE_DEVICES=0)"
         )
 
 
@@ -118,7 +117,8 @@ def fit_model(sequences: Sequences, config: Config, folder: RunFolder, console: 
         folder.save_model(model)  # a run of 0 epochs has a model too
     if first_epoch >= train.epochs or (recorder.rows and recorder.exhausted):
         return
-    data = training_batches(sequences, config, first_epoch)
+    _choose_kernels(model, config)
+    data = training_batches(sequences, config, first_epoch, replicas=max(len(devices), 1))
     ranker = Ranker(model)
     ranker.compile(jit_compile=False)
     validation = Validation(ranker, ranking_batches(sequences, "validation", train.eval_batch_size, config.model.max_length))
@@ -157,11 +157,24 @@ def _new_model(sequences: Sequences, config: Config) -> ELCRec:
     model = build_model(config, sequences.catalog.num_items)
     if config.model.centers_start == "kmeans":
         _start_centers(model, sequences, config)
-    # On CPU, XLA's compilation of every batch width takes longer than it gains; on a GPU it pays.
-    xla = {"on": True, "off": False, "auto": bool(tf.config.list_physical_devices("GPU")) or keras.backend.backend() == "jax"}
-    model.compile(optimizer=keras.optimizers.Adam(config.train.learning_rate), jit_compile=xla[config.train.xla])
+    adam = FusedAdam if _xla(config) == "chains" else keras.optimizers.Adam
+    model.compile(optimizer=adam(config.train.learning_rate), jit_compile=_xla(config) == "on")
     model.optimizer.build(model.trainable_variables)
     return model
+
+
+def _xla(config: Config) -> str:
+    if config.train.xla != "auto":
+        return config.train.xla
+    # On CPU, XLA's matrix products are slower than TensorFlow's: it compiles only what stands between them.
+    return "on" if keras.backend.backend() == "jax" or tf.config.list_physical_devices("GPU") else "chains"
+
+
+def _choose_kernels(model: ELCRec, config: Config) -> None:
+    dtype = config.train.products
+    if dtype == "auto":
+        dtype = "bfloat16" if multiplies_bfloat16() else "float32"
+    model.kernels = Kernels(dtype, compiled=_xla(config) == "chains")
 
 
 def _start_centers(model: ELCRec, sequences: Sequences, config: Config) -> None:

@@ -5,6 +5,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from elcrec_tf.dropout import dropout
+from elcrec_tf.kernels import fused, matmul
+
 
 @keras.saving.register_keras_serializable("elcrec_tf")
 class AttentionBlock(keras.layers.Layer):
@@ -22,10 +25,11 @@ class AttentionBlock(keras.layers.Layer):
     Call arguments:
         inputs: `[batch, length, size]`.
         bias: additive attention bias, broadcast to `[batch, heads, query, key]`.
+        wanted: `[n]` numbers of the positions, counted row by row, whose outputs are wanted; all if None.
         training: whether dropout is on.
 
     Returns:
-        `[batch, length, size]`.
+        `[batch, length, size]`, or `[n, size]` of the wanted positions.
     """
 
     def __init__(
@@ -36,6 +40,7 @@ class AttentionBlock(keras.layers.Layer):
         self.feed_forward_size = feed_forward_size
         self.dropout = dropout
         self.epsilon = epsilon
+        self.seed_generator = keras.random.SeedGenerator()
 
     def build(self, inputs_shape: tuple[int | None, ...], bias_shape: tuple[int | None, ...] | None = None) -> None:
         size = inputs_shape[-1]
@@ -43,38 +48,43 @@ class AttentionBlock(keras.layers.Layer):
             raise ValueError(f"`num_heads` should divide the states' size. Received: num_heads={self.num_heads}, size={size}")
         wide = self.feed_forward_size or 4 * size
 
-        def dense(units: int, name: str, activation: Any = None) -> keras.layers.Dense:
-            return keras.layers.Dense(units, activation=activation, kernel_initializer=_initializer(), dtype=self.dtype_policy, name=name)
+        # These layers hold the weights; `call` joins what comes after each product into one kernel.
+        def dense(units: int, name: str) -> keras.layers.Dense:
+            return keras.layers.Dense(units, kernel_initializer=_initializer(), dtype=self.dtype_policy, name=name)
 
         # Queries, keys and values come from one matrix product: three small ones are slower.
         self.query_key_value = dense(3 * size, "query_key_value")
         self.attention_output = dense(size, "attention_output")
-        self.expand = dense(wide, "expand", lambda x: keras.activations.gelu(x, approximate=False))
+        self.expand = dense(wide, "expand")
         self.contract = dense(size, "contract")
         self.attention_norm = keras.layers.LayerNormalization(epsilon=self.epsilon, dtype=self.dtype_policy, name="attention_norm")
         self.output_norm = keras.layers.LayerNormalization(epsilon=self.epsilon, dtype=self.dtype_policy, name="output_norm")
-        self.weights_dropout = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy, name="weights_dropout")
-        self.attention_dropout = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy, name="attention_dropout")
-        self.output_dropout = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy, name="output_dropout")
         for layer in (self.query_key_value, self.attention_output, self.expand, self.attention_norm, self.output_norm):
             layer.build(inputs_shape)
         self.contract.build((*inputs_shape[:-1], wide))
 
-    def call(self, inputs: Any, bias: Any, training: bool | None = None) -> Any:
-        attended = self.attention_output(self._attend(inputs, bias, training))
-        states = self.attention_norm(inputs + self.attention_dropout(attended, training=training))
-        transformed = self.contract(self.expand(states))
-        return self.output_norm(states + self.output_dropout(transformed, training=training))
-
-    def _attend(self, inputs: Any, bias: Any, training: bool | None) -> Any:
+    def call(self, inputs: Any, bias: Any, wanted: Any = None, training: bool | None = None) -> Any:
         batch, length, size = ops.shape(inputs)
-        head_size = size // self.num_heads
-        projected = ops.reshape(self.query_key_value(inputs), (batch, length, 3, self.num_heads, head_size))
-        query, key, value = (ops.transpose(projected[:, :, i], (0, 2, 1, 3)) for i in range(3))
-        scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) * head_size**-0.5
-        weights = ops.softmax(scores + bias, axis=-1)
-        mixed = ops.matmul(self.weights_dropout(weights, training=training), value)
-        return ops.reshape(ops.transpose(mixed, (0, 2, 1, 3)), (batch, length, size))
+        rate = self.dropout if training else 0.0
+        seed = self.seed_generator.next() if rate else ops.zeros((2,), "uint32")
+        inputs = ops.reshape(inputs, (-1, size))
+        projected = ops.reshape(matmul(inputs, self.query_key_value.kernel), (batch, length, 3 * size))
+        mixed = _attend(projected, self.query_key_value.bias, bias, seed, heads=self.num_heads, rate=rate)
+        mixed = ops.reshape(mixed, (-1, size))
+        if wanted is not None:
+            inputs, mixed = ops.take(inputs, wanted, axis=0), ops.take(mixed, wanted, axis=0)
+
+        def add(product: Any, dense: Any, residual: Any, norm: Any, salt: int) -> Any:
+            return _add_norm(product, dense.bias, residual, norm.gamma, norm.beta, seed, rate=rate, salt=salt, epsilon=self.epsilon)
+
+        states = add(matmul(mixed, self.attention_output.kernel), self.attention_output, inputs, self.attention_norm, 1)
+        hidden = _gelu(matmul(states, self.expand.kernel), self.expand.bias)
+        states = add(matmul(hidden, self.contract.kernel), self.contract, states, self.output_norm, 2)
+        return states if wanted is not None else ops.reshape(states, (batch, length, size))
+
+    def compute_output_spec(self, inputs: Any, bias: Any, wanted: Any = None, training: bool | None = None) -> keras.KerasTensor:
+        shape = inputs.shape if wanted is None else (wanted.shape[0], inputs.shape[-1])
+        return keras.KerasTensor(shape, inputs.dtype)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -84,6 +94,43 @@ class AttentionBlock(keras.layers.Layer):
             "dropout": self.dropout,
             "epsilon": self.epsilon,
         }
+
+
+@fused
+def _attend(projected: Any, projection_bias: Any, bias: Any, seed: Any, *, heads: int, rate: float) -> Any:
+    """Scaled dot-product attention of `[batch, length, 3 size]` queries, keys and values -> `[batch, length, size]`."""
+    dtype = projected.dtype
+    batch, length, width = ops.shape(projected)
+    head_size = width // 3 // heads
+    split = ops.reshape(_float32(projected) + _float32(projection_bias), (batch, length, 3, heads, head_size))
+    query, key, value = (ops.transpose(split[:, :, i], (0, 2, 1, 3)) for i in range(3))
+    scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) * head_size**-0.5
+    weights = dropout(ops.softmax(scores + _float32(bias), axis=-1), rate, seed)
+    mixed = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
+    return ops.cast(ops.reshape(mixed, (batch, length, width // 3)), dtype)
+
+
+@fused
+def _add_norm(product: Any, bias: Any, residual: Any, gamma: Any, beta: Any, seed: Any, *, rate: float, salt: int, epsilon: float) -> Any:
+    """`LN(residual + dropout(product + bias))`."""
+    states = _float32(residual) + dropout(_float32(product) + _float32(bias), rate, seed, salt)
+    return ops.cast(layer_norm(states, gamma, beta, epsilon), residual.dtype)
+
+
+@fused
+def _gelu(product: Any, bias: Any) -> Any:
+    return ops.cast(ops.gelu(_float32(product) + _float32(bias), approximate=False), product.dtype)
+
+
+def layer_norm(states: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
+    """LayerNorm over the last axis, in float32."""
+    centred = states - ops.mean(states, axis=-1, keepdims=True)
+    variance = ops.mean(ops.square(centred), axis=-1, keepdims=True)
+    return centred * ops.rsqrt(variance + epsilon) * _float32(gamma) + _float32(beta)
+
+
+def _float32(values: Any) -> Any:
+    return ops.cast(values, "float32")
 
 
 def _initializer() -> keras.initializers.Initializer:

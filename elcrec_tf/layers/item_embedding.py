@@ -8,13 +8,17 @@ from keras import ops
 
 from elcrec_tf.vectors import unit
 
+MOST_SCALE = 64.0
+"""The largest cosine score."""
+
 
 @keras.saving.register_keras_serializable("elcrec_tf")
 class ItemEmbedding(keras.layers.Layer):
     """Item embeddings, shared between input and score head.
 
     A state `h` scores item `i` with embedding `e_i` by `h . e_i` (`dot`), or by `cos(h, e_i) / temperature` (`cosine`), where
-    the temperature is learned (as its logarithm, so that it stays positive).
+    the temperature is learned (as its logarithm, so that it stays positive) and never falls below 1/64, so that the exponential
+    of a score is finite in float32.
 
     Args:
         num_items: items; row 0 of the table is padding, rows 1 to `num_items` are items.
@@ -57,7 +61,7 @@ class ItemEmbedding(keras.layers.Layer):
         """States `[..., hidden_size]` -> query vectors whose dot product with `keys()` rows is the score."""
         if self.score == "dot":
             return states
-        return unit(states) * ops.cast(ops.exp(self.log_scale), states.dtype)
+        return unit(states) * ops.cast(ops.exp(ops.minimum(self.log_scale, np.log(MOST_SCALE))), states.dtype)
 
     def keys(self) -> Any:
         """The item side of the score, `[num_items + 1, hidden_size]`; row 0 is padding and no candidate."""

@@ -17,6 +17,7 @@ class PositionEmbedding(keras.layers.Layer):
 
     Call arguments:
         inputs: `[batch, length, size]` with length at most `max_length`.
+        distance: int `[batch, length]`, how many places before the latest item each one is; a row is one history if None.
 
     Returns:
         `inputs` plus the position vectors.
@@ -33,13 +34,20 @@ class PositionEmbedding(keras.layers.Layer):
             initializer=keras.initializers.RandomNormal(stddev=0.02),
         )
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Any, distance: Any = None) -> Any:
+        return inputs + self.vectors(inputs, distance)
+
+    def vectors(self, inputs: Any, distance: Any = None) -> Any:
+        """The position vectors alone, `[length, size]`, or `[batch, length, size]` by distance."""
+        table = ops.cast(self.table, inputs.dtype)
+        if distance is not None:
+            return ops.take(table, self.max_length - 1 - distance, axis=0)
         length = ops.shape(inputs)[1]
         if isinstance(length, int) and length > self.max_length:
             raise ValueError(f"A history should have at most {self.max_length} items. Received: {length}; prepare it first")
-        return inputs + ops.cast(self.table, inputs.dtype)[self.max_length - length :]
+        return table[self.max_length - length :]
 
-    def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
+    def compute_output_spec(self, inputs: Any, distance: Any = None) -> keras.KerasTensor:
         return keras.KerasTensor(inputs.shape, self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:

@@ -1,0 +1,138 @@
+"""The command line of the benchmark. No TensorFlow, no numpy: `--help` should answer at once."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from elcrec_tf import cli
+from elcrec_tf.config import (
+    PRESETS,
+    AugmentConfig,
+    DataConfig,
+    LossConfig,
+    ModelConfig,
+    SimulatorConfig,
+    TrainConfig,
+)
+from elcrec_tf.config_fields import Group
+
+PROGRAM = "python -m pipelines.benchmark"
+VARIANTS = ("whole", "no-sequence", "no-intent", "no-elcm", "next-item")
+SERIES = ("users", "catalogue", "length", "intents")
+SETTINGS = ("variants", "floor_seconds", "floor_megabytes", "passes", "calls")
+"""Flags that a measurement depends on, beside the configuration: a resume has to repeat them."""
+
+_DATA: tuple[type[Group], ...] = (DataConfig, SimulatorConfig)
+_EPOCH: tuple[type[Group], ...] = (ModelConfig, LossConfig, AugmentConfig, TrainConfig)
+# What happens between epochs is not measured here.
+_BETWEEN_EPOCHS = ("patience", "monitor", "snapshot_epochs", "snapshot_users", "recovery", "eval_batch_size")
+_RANKING = ("eval_batch_size", "seed", "mixed_precision")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = cli.make_parser("", "Measure this package on this machine: JSON with every repeat, tables as Markdown, a plot.")
+    parser.prog, parser.usage = PROGRAM, None
+    parser.epilog = f"{PROGRAM} COMMAND --help lists the flags of a command. Measure on a machine that does nothing else."
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, prog=PROGRAM, title="commands")
+
+    def add(name: str, about: str) -> argparse.ArgumentParser:
+        return _command(commands.add_parser(name, help=about, formatter_class=parser.formatter_class, allow_abbrev=False), name, about)
+
+    _add_train(add("train", "training, with each part of the objective switched off in turn, against the floor of a step"))
+    _add_evaluate(add("evaluate", "ranking all test users over the whole catalogue"))
+    _add_input(add("input", "the training batches alone, without a model"))
+    _add_export(add("export", "exporting a model, loading it in a fresh process, and asking it"))
+    _add_scaling(add("scaling", "an epoch against number of users, catalogue size, history length and number of intents"))
+    return parser
+
+
+def _command(parser: argparse.ArgumentParser, name: str, about: str) -> argparse.ArgumentParser:
+    dataset = "" if name == "scaling" else "[--dataset NAME|PATH] "
+    parser.usage = f"{PROGRAM} {name} {dataset}[--preset NAME] [--repeats N] [--output-dir DIR] [--resume] [--json] [options]"
+    parser.description = f"Measure {about}. Every repeat is made in a process of its own."
+    group = parser.add_argument_group("benchmark")
+    folder = "scaling-simulated" if name == "scaling" else f"{name}-<dataset>"
+    group.add_argument("--output-dir", metavar="DIR", help=f"where the results go (default: benchmarks/{folder})")
+    group.add_argument("--resume", action="store_true", help="keep the measurements that are in the output folder, and make the others")
+    group.add_argument("--repeats", type=_above_zero(int), default=3, metavar="N", help="how often everything is measured (default: 3)")
+    group.add_argument("--preset", choices=PRESETS, help="named settings (default: simulated for the embedded data, else default)")
+    group.add_argument("--config", metavar="FILE.json", help="settings from a file, for example a run's config.json")
+    group.add_argument("--json", action="store_true", help="print the JSON to standard output; everything else goes to standard error")
+    group.add_argument("--no-plot", action="store_true", help="leave no plot, which needs matplotlib")
+    return parser
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what is measured")
+    text = "objectives to measure: the whole, without one part, or with the next item alone (default: all)"
+    group.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, metavar="NAME", help=f"{text}: {', '.join(VARIANTS)}")
+    _add_floor(group)
+    _add_epochs(parser, 4)
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what is measured")
+    _add_number(group, "--passes", 3, "rankings of all users after the first one, which traces")
+    _add_floor(group)
+    cli.add_config_flags(parser, _DATA)
+    cli.add_config_flags(parser, (ModelConfig,))
+    cli.add_config_flags(parser, (TrainConfig,), only=_RANKING)
+
+
+def _add_input(parser: argparse.ArgumentParser) -> None:
+    _add_epochs(parser, 4)
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    _add_number(parser.add_argument_group("what is measured"), "--calls", 200, "calls of the loaded model for each batch size")
+    cli.add_config_flags(parser, (*_DATA, ModelConfig))
+    cli.add_config_flags(parser, (TrainConfig,), only=("seed", "mixed_precision"))
+
+
+def _add_scaling(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what is measured")
+    group.add_argument(
+        "--series", nargs="+", choices=SERIES, default=SERIES, metavar="NAME", help=f"what grows (default: all): {', '.join(SERIES)}"
+    )
+    _add_numbers(group, "--user-factors", (1, 4, 16), "multiples of --sim-users")
+    _add_numbers(group, "--catalogue-sizes", (12_000, 100_000, 1_000_000), "items, of unstructured data with --sim-users users")
+    _add_numbers(group, "--lengths", (10, 25, 50, 100, 200), "values of --max-length, over histories of about 200 events")
+    _add_numbers(group, "--intents", (64, 128, 256, 512, 1024, 2048), "values of --num-clusters")
+    _add_epochs(parser, 3, data=(SimulatorConfig,))
+
+
+def _add_epochs(parser: argparse.ArgumentParser, epochs: int, data: Sequence[type[Group]] = _DATA) -> None:
+    """The flags of what trains; so few epochs by default, since training to the end is not the point."""
+    parser.set_defaults(default_epochs=epochs)
+    cli.add_config_flags(parser, data)
+    only = [field.name for kind in _EPOCH for field in dataclasses.fields(kind) if field.name not in _BETWEEN_EPOCHS]
+    cli.add_config_flags(parser, _EPOCH, only, {"epochs": f"{epochs}, of which the first traces"})
+
+
+def _add_floor(group: Any) -> None:
+    text = "seconds spent on each way to do each matrix product"
+    group.add_argument("--floor-seconds", type=_above_zero(float), default=0.02, metavar="X", help=f"{text} (default: 0.02)")
+    _add_number(group, "--floor-megabytes", 256, "size of the arrays that the memory's bandwidth is measured with, far above any cache")
+
+
+def _add_number(group: Any, name: str, default: int, text: str) -> None:
+    group.add_argument(name, type=_above_zero(int), default=default, metavar="N", help=f"{text} (default: {default})")
+
+
+def _add_numbers(group: Any, name: str, default: Collection[int], text: str) -> None:
+    values = " ".join(map(str, default))
+    group.add_argument(name, nargs="+", type=_above_zero(int), default=default, metavar="N", help=f"{text} (default: {values})")
+
+
+def _above_zero(kind: type) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        value = kind(text)
+        if not value > 0:
+            raise argparse.ArgumentTypeError(f"should be above 0. Received: {text}")
+        return value
+
+    parse.__name__ = kind.__name__  # argparse names it where the text is no number
+    return parse

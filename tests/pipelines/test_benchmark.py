@@ -1,0 +1,308 @@
+"""The command as a whole, on tiny data. Measurements are made in this process: what they say is not looked at, only that they are there."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import elcrec_tf
+from elcrec_tf.errors import UserError
+from pipelines.benchmark import export, flags, objective, process, report, scaling, worker
+from pipelines.benchmark.__main__ import main
+from pipelines.benchmark.flags import make_parser
+from pipelines.benchmark.journal import Journal
+from pipelines.benchmark.synthetic import zipf_sequences
+from tests.toy import sequences_of, toy_config
+
+ROOT = Path(elcrec_tf.__file__).parents[1]
+TINY = "--sim-users 60 --sim-items 40 --sim-intents 4 --repeats 1".split()
+FAST = "--floor-seconds 0.0001 --floor-megabytes 1".split()
+SMALL = "--hidden-size 8 --num-layers 1 --num-clusters 4 --max-length 10".split()
+COMMANDS = ("train", "evaluate", "input", "export", "scaling")
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Measurements without a process of their own; a list of what was asked for."""
+    asked = []
+
+    def measure(kind, **spec):
+        asked.append(kind)
+        return json.loads(json.dumps(worker.answer(json.loads(json.dumps({"kind": kind, "started": time.time(), **spec})))))
+
+    monkeypatch.setattr(process, "measure", measure)
+    return asked
+
+
+def check_outputs(folder, name):
+    """The JSON's content, after a look at all three files."""
+    content = json.loads((folder / f"{name}.json").read_text())
+    assert {"benchmark", "command", "dataset", "machine", "config", "measurements", "result"} <= set(content)
+    assert all_finite(content["result"])
+    assert "nan" not in (folder / f"{name}.md").read_text()
+    assert (folder / f"{name}.md").read_text().startswith(f"`python -m pipelines.benchmark {name} ")
+    assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    return content
+
+
+def all_finite(value):
+    if isinstance(value, dict):
+        return all(map(all_finite, value.values()))
+    if isinstance(value, list):
+        return all(map(all_finite, value))
+    return not isinstance(value, int | float) or (math.isfinite(value) and value >= 0)
+
+
+def test_train(tmp_path, in_process, capsys):
+    folder = tmp_path / "out"
+    arguments = ["train", *TINY, *FAST, *SMALL, "--variants", "whole", "next-item", "--epochs", "2", "--output-dir", str(folder)]
+    assert main(arguments) == 0
+    assert in_process == ["train", "train", "rates"]
+    variants = check_outputs(folder, "train")["result"]["variants"]
+    assert list(variants) == ["whole", "next-item"]
+    whole, alone = variants["whole"], variants["next-item"]
+    assert whole["users"] == 60
+    assert 0 <= whole["padding_share"] < 1
+    assert set(whole["start_seconds"]) == {"import", "data", "first_step", "total"}
+    assert whole["gflop"]["softmax"] == alone["gflop"]["softmax"] > 0
+    assert alone["gflop"]["contrastive"] == alone["gflop"]["cluster"] == 0
+    parts = whole["floor_seconds"]
+    assert parts["total"]["median"] == pytest.approx(sum(one["median"] for name, one in parts.items() if name != "total"))
+    assert whole["step_over_floor"]["median"] > 0
+    assert "step / floor" in capsys.readouterr().out
+
+    main([*arguments, "--resume", "--json"])
+    assert len(in_process) == 3, "nothing was left to measure"
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == json.loads((folder / "train.json").read_text())
+    assert "step / floor" in printed.err
+
+
+def test_input_and_resume(tmp_path, in_process):
+    folder = tmp_path / "out"
+    arguments = ["input", *TINY, "--epochs", "2", "--output-dir", str(folder)]
+    main(arguments)
+    result = check_outputs(folder, "input")["result"]
+    assert result["users"] == 60
+    with pytest.raises(UserError, match="holds measurements already; go on with --resume"):
+        main(arguments)
+    with pytest.raises(UserError, match="was measured with other settings"):
+        main([*arguments, "--resume", "--batch-size", "7"])
+    main([*arguments, "--resume", "--repeats", "2"])
+    assert in_process == ["input", "input"]
+    assert set(check_outputs(folder, "input")["measurements"]) == {"input/0", "input/1"}
+
+
+def test_evaluate(tmp_path, in_process):
+    folder = tmp_path / "out"
+    main(["evaluate", *TINY, *FAST, *SMALL, "--passes", "2", "--output-dir", str(folder)])
+    assert in_process == ["evaluate", "rates"]
+    content = check_outputs(folder, "evaluate")
+    assert content["result"]["users"] == 60
+    assert len(content["measurements"]["evaluate/0"]["seconds"]) == 3
+
+
+def test_export(tmp_path, in_process):
+    folder = tmp_path / "out"
+    main(["export", *TINY, *SMALL, "--calls", "3", "--output-dir", str(folder)])
+    assert in_process == ["export", "serve"]
+    content = check_outputs(folder, "export")
+    assert content["result"]["bytes"] > 0
+    assert set(content["result"]["latency_ms"]) == {"1", "16", "256"}
+    assert [len(calls) for calls in content["measurements"]["export/0"]["latency_ms"].values()] == [3, 3, 3]
+
+
+def test_scaling(tmp_path, monkeypatch, capsys):
+    specs = []
+
+    def measure(kind, **spec):
+        specs.append(spec)
+        if spec["config"]["model"]["num_clusters"] == 64:
+            raise process.WorkerFailed("measuring train failed: the process was killed, probably for want of memory")
+        row = {"epoch_seconds": [3.0, 1.0, 2.0], "steps_per_epoch": 10, "peak_memory_bytes": 10**9, "padding_share": 0.1, "devices": []}
+        return row
+
+    monkeypatch.setattr(process, "measure", measure)
+    sizes = "--user-factors 1 4 --catalogue-sizes 100 200000 --lengths 5 --intents 8 64".split()
+    main(["scaling", *TINY, *sizes, "--output-dir", str(tmp_path)])
+    content = check_outputs(tmp_path, "scaling")
+    found = [(one["series"], one["line"], one["value"]) for one in content["result"]["points"]]
+    assert found == [
+        ("users", "softmax", 60),
+        ("users", "softmax", 240),
+        ("catalogue", "sampled_softmax", 100),
+        ("catalogue", "softmax", 100),
+        ("catalogue", "sampled_softmax", 200_000),  # beyond the full softmax
+        ("length", "softmax", 5),
+        ("intents", "softmax", 8),
+        ("intents", "softmax", 64),
+    ]
+    assert specs[1]["config"]["simulator"]["sim_users"] == 240
+    assert specs[2]["synthetic"] == {"users": 60, "items": 100, "events": 10.0, "seed": 0}
+    assert content["result"]["points"][0]["epoch_seconds"] == {"median": 1.5, "low": 1.0, "high": 2.0}
+    assert content["result"]["points"][1]["users_per_second"] == {"median": 180.0, "low": 120.0, "high": 240.0}
+    assert "want of memory" in content["result"]["points"][-1]["failed"]
+    assert "failed" in capsys.readouterr().out
+
+
+def test_a_point_of_the_catalogue_trains(tmp_path, in_process):
+    arguments = "--series catalogue --catalogue-sizes 50 --next-item softmax --epochs 2".split()
+    main(["scaling", *TINY, *SMALL, *arguments, "--output-dir", str(tmp_path)])
+    assert in_process == ["train", "train"]
+    assert all("epoch_seconds" in one for one in check_outputs(tmp_path, "scaling")["result"]["points"])
+
+
+def test_a_measurement_has_a_process_of_its_own():
+    result = process.measure("rates", shapes=[[4, 4, 4, 1, "rows"]], seconds=1e-4, megabytes=1, config={})
+    assert result["products"][0]["float32"]["gflops"] > 0
+    assert result["peak_memory_bytes"] > 0
+
+
+def test_a_failing_process_is_one_line(monkeypatch, tmp_path):
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\necho 'error: unknown data set' >&2\nexit 1\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    with pytest.raises(UserError, match="^measuring train failed: unknown data set$"):
+        process.measure("train")
+    script.write_text("#!/bin/sh\nkill -9 $$\n")
+    with pytest.raises(UserError, match="killed, probably for want of memory"):
+        process.measure("train")
+
+
+def python(*arguments, cwd):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=120, cwd=cwd)
+
+
+def test_help_loads_neither_tensorflow_nor_numpy(tmp_path):
+    code = (
+        "import runpy, sys\nsys.argv[1:] = ['train', '--help']\n"
+        "try:\n    runpy.run_module('pipelines.benchmark', run_name='__main__', alter_sys=True)\n"
+        "except SystemExit as error:\n    print('exit', error.code, {'tensorflow', 'keras', 'numpy', 'matplotlib'} & set(sys.modules))"
+    )
+    result = python("-c", code, cwd=tmp_path)
+    assert result.stdout.startswith("usage: python -m pipelines.benchmark train")
+    assert result.stdout.endswith("exit 0 set()\n")
+
+
+def test_importing_the_worker_loads_no_tensorflow(tmp_path):
+    result = python("-c", "import sys, pipelines.benchmark.worker; print({'tensorflow', 'keras'} & set(sys.modules))", cwd=tmp_path)
+    assert (result.stdout, result.stderr) == ("set()\n", "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        make_parser().parse_args([command, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: python -m pipelines.benchmark {command} ")
+    wanted = ["--output-dir", "--resume", "--repeats", "--json", "--no-plot", "--preset", "--hidden-size"]
+    assert all(word in text for word in wanted)
+    assert ("--dataset NAME|PATH" in text) == (command != "scaling")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["measure"],
+        ["train", "--patience", "3"],
+        ["train", "--repeats", "0"],
+        ["train", "--repeats", "many"],
+        ["train", "--variants", "half"],
+        ["evaluate", "--epochs", "3"],
+        ["scaling", "--dataset", "beauty"],
+        ["scaling", "--lengths"],
+    ],
+)
+def test_wrong_flags_exit_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        make_parser().parse_args(arguments)
+    assert stop.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_users_errors(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="--epochs should be at least 2"):
+        main(["train", "--epochs", "1"])
+    with pytest.raises(UserError, match="unknown data set 'beuaty'; did you mean 'beauty'"):
+        main(["input", "--dataset", "beuaty", "--output-dir", str(tmp_path / "out")])
+    monkeypatch.setattr(report, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install matplotlib"):
+        main(["train"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_matplotlib_there_is_no_plot(tmp_path, monkeypatch, in_process):
+    monkeypatch.setattr(report, "find_spec", lambda name: None)
+    main(["input", *TINY, "--epochs", "2", "--no-plot", "--output-dir", str(tmp_path)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["input.json", "input.md", "rows.jsonl"]
+
+
+def test_variants_that_change_nothing_are_left_out():
+    def names(**fields):
+        return [variant.name for variant in objective._variants(toy_config(**fields), flags.VARIANTS)]
+
+    assert names() == list(flags.VARIANTS) == list(objective.WEIGHTS) == list(objective.LABELS)
+    assert names(sequence_weight=0) == ["whole", "no-intent", "no-elcm", "next-item"]
+    assert names(sequence_weight=0, intent_weight=0, cluster_weight=0) == ["whole"]
+
+
+def test_a_journal_keeps_what_was_finished(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    made = []
+
+    def row(value):
+        return lambda: made.append(value) or {"value": value}
+
+    first = Journal(file, {"sizes": (1, 2)}, resume=False)
+    assert first.measure("a", row(1)) == {"value": 1}
+    assert first.measure("a", row(2)) == {"value": 1}
+    file.write_text(file.read_text() + '{"key": "b", "row": {"val')  # killed while it wrote
+    again = Journal(file, {"sizes": (1, 2)}, resume=True)
+    assert again.measure("a", row(3)) == {"value": 1}
+    assert again.measure("b", row(4)) == {"value": 4}
+    assert made == [1, 4]
+    assert Journal(file, {"sizes": (1, 2)}, resume=True).rows == {"a": {"value": 1}, "b": {"value": 4}}
+    with pytest.raises(UserError, match="other settings"):
+        Journal(file, {"sizes": (1, 3)}, resume=True)
+
+
+def test_an_output_folder_that_cannot_be_resumed_yet_is_started(tmp_path):
+    assert Journal(tmp_path / "new" / "rows.jsonl", {}, resume=True).rows == {}
+
+
+def test_zipf_sequences():
+    sequences = zipf_sequences(users=2000, items=500, events=12)
+    lengths = np.diff(sequences.offsets)
+    assert lengths.min() == 5
+    assert lengths.mean() == pytest.approx(12, rel=0.05)
+    assert (sequences.num_users, sequences.catalog.num_items) == (2000, 500)
+    assert (sequences.items.min(), sequences.items.max()) == (1, 500)
+    assert sequences.catalog.counts.sum() == lengths.sum() - 2 * 2000
+    # p(1) / p(2) = 2, p(1) / p(4) = 4
+    counts = np.bincount(sequences.items)
+    assert counts[1] / counts[[2, 4]] == pytest.approx([2, 4], rel=0.2)
+    assert (zipf_sequences(10, 50, 8, seed=1).items == zipf_sequences(10, 50, 8, seed=1).items).all()
+
+
+def test_histories_to_serve_are_raw_ids():
+    sequences = sequences_of([1, 2, 3, 4], [5, 6, 1])
+    found = export.raw_histories(sequences, max_length=3, seed=0)
+    assert sorted(found) == [["i2", "i3", "i4"], ["i5", "i6", "i1"]]
+
+
+def test_scaling_lengths_see_more_of_the_same_data():
+    options = make_parser().parse_args(["scaling", "--series", "length", "--lengths", "10", "20"])
+    short, long = scaling.points(toy_config(), options)
+    assert short.config.simulator == long.config.simulator
+    assert (short.config.model.max_length, long.config.model.max_length) == (10, 20)
+    assert short.config.simulator.sim_events >= 200
