@@ -25,7 +25,8 @@ class Kernels:
     compiled: bool = False
 
 
-_active: ContextVar[Kernels] = ContextVar("kernels", default=Kernels())
+_PLAIN = Kernels()
+_active: ContextVar[Kernels] = ContextVar("kernels", default=_PLAIN)
 
 
 @contextmanager
@@ -64,7 +65,7 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
     tensors (integers get no gradient); keyword arguments are plain values, each set of which is compiled on its own.
     """
 
-    @functools.lru_cache(maxsize=None)
+    @functools.cache
     def kernel(**values: Any) -> Callable[..., Any]:
         return _compile(functools.partial(function, **values))
 

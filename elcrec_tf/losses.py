@@ -140,28 +140,52 @@ def nt_xent(view_a: Any, view_b: Any, temperature: Any, similarity: str = "dot",
     Returns:
         Scalar mean over the 2n anchors that take part.
     """
-    rows = ops.shape(view_a)[0]
-    weights = ops.ones((rows,), "float32") if weights is None else _float32(weights)
-    labels = ops.arange(rows, dtype="int32") if labels is None else ops.cast(labels, "int32")
-    return _nt_xent(view_a, view_b, temperature, weights, labels, similarity=similarity)
-
-
-@fused
-def _nt_xent(view_a: Any, view_b: Any, temperature: Any, weights: Any, labels: Any, *, similarity: str) -> Any:
     view_a, view_b = _float32(view_a), _float32(view_b)
     if similarity == "cosine":
         view_a, view_b = unit(view_a), unit(view_b)
     rows = ops.shape(view_a)[0]
-    both = ops.concatenate([view_a, view_b], axis=0)
+    weights = ops.ones((rows,), "float32") if weights is None else _float32(weights)
+    labels = ops.arange(rows, dtype="int32") if labels is None else ops.cast(labels, "int32")
     positive = ops.tile(ops.sum(view_a * view_b, axis=-1), [2]) / temperature
-    weights, labels = ops.tile(weights, [2]), ops.tile(labels, [2])
-    index = ops.arange(2 * rows)
-    partner = ops.equal((index[:, None] + rows) % (2 * rows), index[None, :])
+    weights = ops.tile(weights, [2])
+    weights = weights / ops.maximum(ops.sum(weights), 1)
+    both = ops.concatenate([view_a, view_b], axis=0)
+    return _contrast_lse(both, temperature, weights, ops.tile(labels, [2])) - ops.sum(weights * positive)
+
+
+def _contrast_lse(both: Any, temperature: Any, weights: Any, labels: Any) -> Any:
+    """`Σ_i w_i log Σ_j exp(x_i · x_j / temperature)` over the rows j that row i is compared with.
+
+    With the weighted probabilities `P`, its gradient by the rows is `(P X + Pᵀ X) / temperature`; the temperature gets none.
+    """
+
+    @ops.custom_gradient
+    def lse(both: Any) -> Any:
+        log_sums, probabilities = _contrast(matmul(both, both, transpose_b=True), temperature, weights, labels)
+        by_rows = _float32(matmul(probabilities, both)) + _float32(matmul(ops.transpose(probabilities), both))
+
+        def gradient(*args: Any, upstream: Any = None) -> Any:
+            upstream = args[0] if upstream is None else upstream
+            return upstream / temperature * by_rows
+
+        return ops.sum(weights * log_sums), gradient
+
+    return lse(both)
+
+
+@fused
+def _contrast(products: Any, temperature: Any, weights: Any, labels: Any) -> tuple[Any, Any]:
+    """(log sums `[2n]`, probabilities times weights `[2n, 2n]`) of the anchors."""
+    count = ops.shape(products)[0]
+    index = ops.arange(count)
+    partner = ops.equal((index[:, None] + count // 2) % count, index[None, :])
     # A row's own label takes itself out.
     drop = ops.logical_or(ops.equal(labels[:, None], labels[None, :]), ops.equal(weights, 0)[None, :])
-    logits = ops.matmul(both, ops.transpose(both)) / temperature
-    logits = ops.where(ops.logical_and(drop, ops.logical_not(partner)), _EXCLUDED, logits)
-    return weighted_mean(ops.logsumexp(logits, axis=-1) - positive, weights)
+    logits = ops.where(ops.logical_and(drop, ops.logical_not(partner)), _EXCLUDED, _float32(products) / temperature)
+    most = ops.max(logits, axis=-1, keepdims=True)
+    exponential = ops.exp(logits - most)
+    sums = ops.sum(exponential, axis=-1, keepdims=True)
+    return ops.squeeze(most + ops.log(sums), axis=-1), ops.cast(exponential * (weights[:, None] / sums), products.dtype)
 
 
 def elcm_paper(embeddings: Any, centers: Any, weights: Any = None) -> tuple[Any, Any]:

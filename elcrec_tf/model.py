@@ -174,10 +174,8 @@ class ELCRec(keras.Model):
         users = "users" if "users" in x else "examples"
         pooled = _pool_slots(states[users], x[users], self._arguments["intent_pooling"], self._arguments["official_padding"])
         # A batch is filled up with empty slots to keep its shape; they take no part.
-        history, slot = ops.reshape(x[users]["history"], (-1,)), ops.reshape(x[users]["slot"], (-1,))
-        slots = ops.shape(x[users]["last"])[0]
-        items = ops.segment_sum(ops.cast(valid_mask(history), "float32"), slot, slots + 1)[:slots]
-        present = ops.cast(ops.greater(items, 0), "float32")
+        latest = ops.take(ops.reshape(x[users]["history"], (-1,)), x[users]["last"])
+        present = ops.cast(valid_mask(latest), "float32")
         terms["cluster"] = self._cluster_loss(pooled, present)
         if "view_a" in x:
             intent = ops.argmax(self.cluster_centers(unit(pooled)), axis=-1)

@@ -8,7 +8,6 @@ from keras import ops
 
 from elcrec_tf.kernels import Kernels, fused, using
 
-
 _LARGE = 100_000
 
 
@@ -25,9 +24,7 @@ class FusedAdam(keras.optimizers.Adam):
         index = self._get_variable_index(variable)
         momentum, velocity = self._momentums[index], self._velocities[index]
         with using(Kernels(compiled=True)):
-            updated = _adam(
-                variable, momentum, velocity, gradient, rate, beta_1=self.beta_1, beta_2=self.beta_2, epsilon=self.epsilon
-            )
+            updated = _adam(variable, momentum, velocity, gradient, rate, beta_1=self.beta_1, beta_2=self.beta_2, epsilon=self.epsilon)
         for target, value in zip((variable, momentum, velocity), updated, strict=True):
             self.assign(target, value)
 

@@ -26,7 +26,7 @@ from elcrec_tf.data.splits import training_ranges
 from elcrec_tf.data.training_data import training_batches
 from elcrec_tf.errors import UserError
 from elcrec_tf.evaluation import Ranker, output_model
-from elcrec_tf.hardware import multiplies_bfloat16
+from elcrec_tf.hardware import cpu_multiplies_bfloat16, has_gpu
 from elcrec_tf.intents import kmeans
 from elcrec_tf.kernels import Kernels
 from elcrec_tf.model import ELCRec, build_model
@@ -118,6 +118,7 @@ def fit_model(sequences: Sequences, config: Config, folder: RunFolder, console: 
     if first_epoch >= train.epochs or (recorder.rows and recorder.exhausted):
         return
     _choose_kernels(model, config)
+    console.print(f"matrix products in {model.kernels.product_dtype}; XLA compiles: {_xla(config)}")
     data = training_batches(sequences, config, first_epoch, replicas=max(len(devices), 1))
     ranker = Ranker(model)
     ranker.compile(jit_compile=False)
@@ -167,14 +168,15 @@ def _xla(config: Config) -> str:
     if config.train.xla != "auto":
         return config.train.xla
     # On CPU, XLA's matrix products are slower than TensorFlow's: it compiles only what stands between them.
-    return "on" if keras.backend.backend() == "jax" or tf.config.list_physical_devices("GPU") else "chains"
+    return "on" if keras.backend.backend() == "jax" or has_gpu() else "chains"
 
 
 def _choose_kernels(model: ELCRec, config: Config) -> None:
+    compiled = _xla(config)
     dtype = config.train.products
     if dtype == "auto":
-        dtype = "bfloat16" if multiplies_bfloat16() else "float32"
-    model.kernels = Kernels(dtype, compiled=_xla(config) == "chains")
+        dtype = "bfloat16" if has_gpu() or (compiled != "on" and cpu_multiplies_bfloat16()) else "float32"
+    model.kernels = Kernels(dtype, compiled=compiled == "chains")
 
 
 def _start_centers(model: ELCRec, sequences: Sequences, config: Config) -> None:

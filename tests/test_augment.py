@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from elcrec_tf.augment import crop, mask, random_view, reorder
+from elcrec_tf.augment import crop, kept_length, mask, random_view, reorder
 
 OPS = {"crop": crop, "mask": mask, "reorder": reorder}
 WIDTH = 8
@@ -142,6 +142,24 @@ def test_random_view_draws_each_op_equally_often(view):
 def test_random_view_uses_only_the_named_ops(view, name):
     result = view(random_view, rows_of(8), augmentations=(name,), crop_ratio=0.25, mask_ratio=0.5, reorder_ratio=1.0)
     assert set((result != 0).sum(1)) == {{"crop": 2, "mask": 4, "reorder": 8}[name]}
+
+
+def test_random_view_takes_the_choice_it_is_given(view):
+    """Number 0 is the first named."""
+    choice = np.arange(300, dtype="int32") % 2
+    result = view(random_view, rows_of(8), augmentations=("mask", "crop"), crop_ratio=0.25, mask_ratio=0.5, choice=choice)
+    np.testing.assert_array_equal((result != 0).sum(1), np.where(choice == 0, 4, 2))
+    assert result[choice == 1, -2:].all()
+
+
+@pytest.mark.parametrize("tenths", [1, 3, 6, 10])
+def test_kept_length_is_that_of_the_views(tenths):
+    lengths = np.arange(WIDTH + 1)
+    history = np.concatenate([rows_of(length, 1) for length in lengths])
+    cropped = crop(tf.constant(history), tf.constant(SEED), tenths / 10).numpy()
+    np.testing.assert_array_equal(kept_length("crop", lengths, tenths / 10), (cropped != 0).sum(1))
+    for name in ("mask", "reorder"):
+        np.testing.assert_array_equal(kept_length(name, lengths, tenths / 10), lengths)
 
 
 def test_random_view_of_nothing_is_nothing(view):

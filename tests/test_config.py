@@ -149,7 +149,7 @@ def test_every_choice_fires(kind, name):
         {"epochs": None},
         {"learning_rate": "0.1"},
         {"learning_rate": True},
-        {"mixed_precision": 1},
+        {"mask_same_intent": 1},
         {"dataset": 3},
         {"augmentations": "crop"},
         {"snapshot_epochs": 3},

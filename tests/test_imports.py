@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 # A module may import from its own layer and from those above it in this list, never from one below. A name ending in a dot is a folder.
 LAYERS = (
     ("__init__", "errors", "padding"),
-    ("config_fields", "files", "masking", "intents", "vectors"),
+    ("kernels", "dropout", "hardware"),
+    ("config_fields", "files", "masking", "intents", "vectors", "optimizer"),
     ("config",),
     ("cli",),
     ("losses", "ranking", "augment", "layers."),
@@ -28,7 +29,21 @@ LAYERS = (
     ("pipelines.",),
 )
 # The numerical core is written in keras.ops, so that it also runs on another backend.
-BACKEND_FREE = ("masking", "losses", "ranking", "layers.", "sequence_encoder", "model", "intents")
+BACKEND_FREE = (
+    "kernels",
+    "dropout",
+    "masking",
+    "vectors",
+    "losses",
+    "ranking",
+    "layers.",
+    "sequence_encoder",
+    "model",
+    "intents",
+    "optimizer",
+)
+# It names TensorFlow inside functions that another backend never calls.
+COMPILES = "kernels"
 # What an entry point needs before it has parsed its flags.
 LIGHT = ("__init__", "errors", "padding", "config_fields", "config", "files", "cli", "run_folder")
 
@@ -113,7 +128,7 @@ def test_no_cycles():
 @pytest.mark.parametrize("name", sorted(name for name in MODULES if _matches(name, BACKEND_FREE)))
 def test_numerical_core_names_no_backend(name):
     assert not _closure(name) & {"tensorflow", "jax", "torch"}
-    assert not ALL[name][1] & {"tensorflow", "jax", "torch"}
+    assert name == COMPILES or not ALL[name][1] & {"tensorflow", "jax", "torch"}
 
 
 @pytest.mark.parametrize("name", LIGHT)

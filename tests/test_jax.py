@@ -15,7 +15,7 @@ from tests.test_training import TINY, SIMULATOR, SimulatorConfig, simulate, trai
 import keras
 assert keras.backend.backend() == "jax"
 folder = RunFolder(sys.argv[1])
-model = train_model(simulate(SimulatorConfig(**SIMULATOR)), TINY.replace(epochs=2, buckets=1), folder)
+model = train_model(simulate(SimulatorConfig(**SIMULATOR)), TINY.replace(epochs=2, xla="auto"), folder)
 rows = folder.read_history()
 assert rows[1]["next_item"] < rows[0]["next_item"], rows
 print("trained on jax")

@@ -13,7 +13,7 @@ from elcrec_tf.errors import UserError
 from elcrec_tf.run_folder import RunFolder
 
 SMALL = ["--sim-users", "60", "--sim-items", "40", "--sim-intents", "4", "--sim-events", "8", "--num-clusters", "4"]
-SMALL += ["--hidden-size", "8", "--num-layers", "1", "--max-length", "10", "--batch-size", "16", "--buckets", "1", "--epochs", "1"]
+SMALL += ["--hidden-size", "8", "--num-layers", "1", "--max-length", "10", "--batch-size", "16", "--xla", "off", "--epochs", "1"]
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import numpy as np
 
 from elcrec_tf.config import Config
 from elcrec_tf.data.catalog import Catalog
+from elcrec_tf.data.packing import pack
 from elcrec_tf.data.sequences import Sequences
 
 NUM_ITEMS = 6
@@ -29,9 +30,29 @@ def random_sequences(num_users=40, num_items=60, shortest=3, longest=14, seed=0)
 
 
 def toy_config(**fields) -> Config:
-    """A configuration of a tiny model; `fields` win."""
-    small = {"max_length": 8, "hidden_size": 8, "num_layers": 1, "dropout": 0.0, "num_clusters": 4, "batch_size": 4, "buckets": 3}
-    return Config().replace(**{**small, **fields})
+    """A configuration of a tiny model, compiled nowhere; `fields` win."""
+    small = {"max_length": 8, "hidden_size": 8, "num_layers": 1, "dropout": 0.0, "num_clusters": 4, "batch_size": 4}
+    return Config().replace(**{**small, "xla": "off", "products": "float32", **fields})
+
+
+def packed_rows(history):
+    """Left-padded histories `[rows, length]` as a part of a training batch, one history a row."""
+    rows, length = np.shape(history)
+    return {
+        "history": np.asarray(history, np.int32),
+        "slot": np.repeat(np.arange(rows, dtype=np.int32)[:, None], length, axis=1),
+        "distance": np.tile(np.arange(length, dtype=np.int32)[::-1], (rows, 1)),
+        "last": np.arange(1, rows + 1, dtype=np.int32) * length - 1,
+    }
+
+
+def packed(histories, length, spare=0):
+    """Lists of items as a part of a training batch, as many in a row of `length` as fit; each slot has `spare` cells of padding."""
+    packing = pack(np.array([len(history) + spare for history in histories]), length)
+    cells = np.zeros(packing.slot.size, np.int32)
+    for history, last in zip(histories, packing.last, strict=True):
+        cells[last + 1 - len(history) : last + 1] = history
+    return {"history": cells.reshape(-1, length), "slot": packing.slot, "distance": packing.distance, "last": packing.last}
 
 
 def toy_model(num_items=NUM_ITEMS, **arguments):

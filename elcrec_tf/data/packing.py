@@ -1,4 +1,4 @@
-"""Packing: a fixed layout of places for several histories in rows of one length, so that little is padding and every batch has one shape."""
+"""Packing: a fixed layout of places for several histories in rows of one length, so that little is padding and shapes are few."""
 
 from __future__ import annotations
 

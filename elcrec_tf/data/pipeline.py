@@ -37,7 +37,7 @@ def ranking_batches(sequences: Sequences, split: str, batch_size: int, max_lengt
     targets = holdout_positions(sequences, split)
     windows = np.stack([sequences.offsets[:-1], targets], axis=1)
     # Powers of two: few shapes, and never more than half of a batch is padding.
-    widths = np.maximum(16, 2 ** np.ceil(np.log2(np.maximum(targets - windows[:, 0], 1))).astype(np.int64))
+    widths = np.maximum(4, 2 ** np.ceil(np.log2(np.maximum(targets - windows[:, 0], 1))).astype(np.int64))
     items = tf.constant(sequences.items, tf.int32)
     dataset, rows = None, []
     for width in np.unique(widths):

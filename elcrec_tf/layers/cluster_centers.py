@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from elcrec_tf.kernels import matmul
 from elcrec_tf.vectors import unit
 
 
@@ -45,7 +46,9 @@ class ClusterCenters(keras.layers.Layer):
 
     def nearest(self, embeddings: Any) -> Any:
         """The nearest centre of each embedding, `[..., size]`. Gradients reach the centres, not the choice."""
-        return self.take(ops.argmax(self(embeddings), axis=-1))
+        products = matmul(ops.stop_gradient(embeddings), ops.stop_gradient(self.centers), transpose_b=True)
+        # The largest of one: faster than argmax, which Keras guards against negative zeros.
+        return self.take(ops.squeeze(ops.top_k(products, 1)[1], axis=-1))
 
     def take(self, index: Any) -> Any:
         """Centres by index, `[..., size]`."""

@@ -29,7 +29,7 @@ _DATA: tuple[type[Group], ...] = (DataConfig, SimulatorConfig)
 _EPOCH: tuple[type[Group], ...] = (ModelConfig, LossConfig, AugmentConfig, TrainConfig)
 # What happens between epochs is not measured here.
 _BETWEEN_EPOCHS = ("patience", "monitor", "snapshot_epochs", "snapshot_users", "recovery", "eval_batch_size")
-_RANKING = ("eval_batch_size", "seed", "mixed_precision")
+_RANKING = ("eval_batch_size", "seed")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -89,7 +89,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
 def _add_export(parser: argparse.ArgumentParser) -> None:
     _add_number(parser.add_argument_group("what is measured"), "--calls", 200, "calls of the loaded model for each batch size")
     cli.add_config_flags(parser, (*_DATA, ModelConfig))
-    cli.add_config_flags(parser, (TrainConfig,), only=("seed", "mixed_precision"))
+    cli.add_config_flags(parser, (TrainConfig,), only=("seed",))
 
 
 def _add_scaling(parser: argparse.ArgumentParser) -> None:

@@ -31,7 +31,16 @@ def training_batches(sequences: Sequences, config: Config) -> Any:
 
 
 def new_model(sequences: Sequences, config: Config) -> ELCRec:
-    """The untrained, compiled model, as a training run makes it."""
+    """The untrained, compiled model."""
     from elcrec_tf.training import _new_model
 
     return _new_model(sequences, config)
+
+
+def trainable_model(sequences: Sequences, config: Config) -> ELCRec:
+    """The same with the kernels that a training run chooses for the machine."""
+    from elcrec_tf.training import _choose_kernels
+
+    model = new_model(sequences, config)
+    _choose_kernels(model, config)
+    return model

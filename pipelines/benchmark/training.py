@@ -7,10 +7,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from elcrec_tf import cli
 from pipelines.benchmark import machine
 from pipelines.benchmark.input import epoch_seconds
-from pipelines.benchmark.subject import config_of, new_model, sequences_of, training_batches
+from pipelines.benchmark.subject import config_of, sequences_of, trainable_model, training_batches
 
 
 def measure(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,7 +31,7 @@ def measure(spec: Mapping[str, Any]) -> dict[str, Any]:
     sequences = sequences_of(spec, config)
     data = training_batches(sequences, config)
     prepared = time.time()
-    model = new_model(sequences, config)
+    model = trainable_model(sequences, config)
     clock = _clock()
     model.fit(data.dataset, steps_per_epoch=data.steps_per_epoch, epochs=config.train.epochs, verbose=0, shuffle=False, callbacks=[clock])
     memory = machine.memory()  # before the input pipeline runs once more
@@ -70,6 +72,7 @@ def _clock() -> Any:
 
         def _wait(self) -> None:
             # An accelerator works behind the program's back: reading a weight waits for the steps that change it.
-            keras.ops.convert_to_numpy(min(self.model.trainable_variables, key=lambda weight: math.prod(weight.shape)))
+            smallest = min(self.model.trainable_variables, key=lambda weight: math.prod(weight.shape))
+            np.asarray(keras.ops.convert_to_tensor(smallest))
 
     return Clock()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from elcrec_tf.data.history import prepare_history
+from elcrec_tf.data.history import latest_items, prepare_history
 
 
 def prepared(items, max_length):
@@ -43,3 +43,19 @@ def test_inside_a_graph_of_unknown_width():
     function = tf.function(lambda items: prepare_history(items, 3), input_signature=[tf.TensorSpec([None, None], tf.int32)])
     assert function(tf.constant([[1, 0, 2, 3, 0, 4]])).numpy().tolist() == [[2, 3, 4]]
     assert function(tf.constant([[1, 0]])).numpy().tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("width", "expected"),
+    [
+        (1, [[3], [0], [6]]),
+        (2, [[2, 3], [0, 0], [5, 6]]),
+        (4, [[0, 1, 2, 3], [0, 0, 0, 0], [0, 0, 5, 6]]),  # what stands before a window is another user's
+        (9, [[0, 0, 0, 0, 0, 0, 1, 2, 3], [0] * 9, [0, 0, 0, 0, 0, 0, 0, 5, 6]]),
+    ],
+)
+def test_latest_items_of_windows_by_hand(width, expected):
+    items, windows = tf.constant([1, 2, 3, 4, 5, 6], tf.int32), np.int64([[0, 3], [3, 3], [4, 6]])
+    assert latest_items(items, tf.constant(windows), width).numpy().tolist() == expected
+    mapped = tf.data.Dataset.from_tensors(windows).map(lambda rows: latest_items(items, rows, width))
+    assert next(iter(mapped)).numpy().tolist() == expected
