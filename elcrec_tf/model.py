@@ -152,7 +152,7 @@ class ELCRec(keras.Model):
         states = ops.reshape(states, (-1, self._arguments["hidden_size"]))
         # One split has a cheaper gradient than several slices.
         ends = [sum(cells[: index + 1]) for index in range(len(cells) - 1)]
-        return dict(zip(parts, ops.split(states, ends, axis=0), strict=True))
+        return dict(zip(parts, ops.split(states, ends, axis=0) if ends else [states], strict=True))
 
     def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True) -> Any:
         """The weighted sum of the terms for one training batch (see `elcrec_tf.data.pipeline.training_batches`).

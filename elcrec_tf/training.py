@@ -108,16 +108,16 @@ def fit_model(sequences: Sequences, config: Config, folder: RunFolder, console: 
     with _strategy_scope(devices):
         checkpoint = folder.newest_checkpoint()
         if checkpoint is None:
-            first_epoch, model = 0, _new_model(sequences, config)
+            first_epoch, model = 0, new_model(sequences, config)
         else:
             first_epoch, model = checkpoint[0], load_keras(checkpoint[1])
+            _choose_kernels(model, config)
         # A row without a checkpoint belongs to an epoch that was cut off between the two.
         recorder.rows = [row for row in folder.read_history() if row["epoch"] <= first_epoch]
     if not folder.model_file.is_file():
         folder.save_model(model)  # a run of 0 epochs has a model too
     if first_epoch >= train.epochs or (recorder.rows and recorder.exhausted):
         return
-    _choose_kernels(model, config)
     console.print(f"matrix products in {model.kernels.product_dtype}; XLA compiles: {_xla(config)}")
     data = training_batches(sequences, config, first_epoch, replicas=max(len(devices), 1))
     ranker = Ranker(model)
@@ -153,7 +153,8 @@ def fit_model(sequences: Sequences, config: Config, folder: RunFolder, console: 
         progress.close()
 
 
-def _new_model(sequences: Sequences, config: Config) -> ELCRec:
+def new_model(sequences: Sequences, config: Config) -> ELCRec:
+    """An untrained model, ready to be fitted to `training_batches` of the same data."""
     keras.utils.set_random_seed(config.train.seed)
     model = build_model(config, sequences.catalog.num_items)
     if config.model.centers_start == "kmeans":
@@ -161,6 +162,7 @@ def _new_model(sequences: Sequences, config: Config) -> ELCRec:
     adam = FusedAdam if _xla(config) == "chains" else keras.optimizers.Adam
     model.compile(optimizer=adam(config.train.learning_rate), jit_compile=_xla(config) == "on")
     model.optimizer.build(model.trainable_variables)
+    _choose_kernels(model, config)
     return model
 
 

@@ -6,8 +6,10 @@ import pytest
 
 from elcrec_tf.callbacks import ContrastiveLossCallback, EpochSeeds, NanGuard, RunRecorder, Snapshots, best_epoch
 from elcrec_tf.errors import UserError
+from elcrec_tf.kernels import Kernels
 from elcrec_tf.model import ELCRec
 from elcrec_tf.run_folder import RunFolder
+from tests.toy import packed_rows
 
 HISTORY = np.array([[0, 1, 2], [3, 4, 5], [0, 0, 6], [7, 8, 9]], np.int32)
 
@@ -22,12 +24,13 @@ def probe():
     return {"history": HISTORY, "view_a": HISTORY, "view_b": HISTORY[:, ::-1].copy()}
 
 
-def targets(history):
-    return {"target": np.roll(history, -1, axis=1), "view_a": history, "view_b": history[:, ::-1].copy()}
+def batch(history):
+    x = {"examples": packed_rows(history), "view_a": packed_rows(history), "view_b": packed_rows(history[:, ::-1])}
+    return x, {"target": np.roll(history, -1, axis=1)}
 
 
 def fit(model, callbacks, epochs=1):
-    return model.fit(HISTORY, targets(HISTORY), batch_size=4, epochs=epochs, verbose=0, shuffle=False, callbacks=callbacks).history
+    return model.fit(*batch(HISTORY), batch_size=4, epochs=epochs, verbose=0, shuffle=False, callbacks=callbacks).history
 
 
 def test_warmup_rises_linearly_and_a_constant_schedule_stays():
@@ -129,14 +132,16 @@ def test_nan_loss_stops_the_run_with_a_clear_message():
         fit(model, [NanGuard()])
 
 
-def test_epoch_seeds_make_dropout_a_function_of_seed_and_epoch():
+@pytest.mark.parametrize("compiled", [False, True])
+def test_epoch_seeds_make_dropout_a_function_of_seed_and_epoch(compiled):
     model = ELCRec(9, max_length=3, hidden_size=8, num_layers=1, num_clusters=4, dropout=0.5)
+    model.kernels = Kernels(compiled=compiled)
     seeds = EpochSeeds(seed=1)
     seeds.set_model(model)
 
     def draw(epoch):
         seeds.on_epoch_begin(epoch)
-        return np.asarray(model(HISTORY, training=True)["states"])
+        return np.asarray(model({"examples": packed_rows(HISTORY)}, training=True)["examples"])
 
     first = draw(0)
     assert not np.array_equal(first, draw(1))

@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from elcrec_tf import losses
+from elcrec_tf.kernels import Kernels, using
 from elcrec_tf.losses import bce_loss, elcm_assign, elcm_paper, nt_xent, sampled_softmax_loss, softmax_loss
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 NUM_ITEMS = 9
+KERNELS = {"plain": Kernels(), "chains": Kernels(compiled=True)}
 
 
 @pytest.fixture
@@ -64,6 +67,107 @@ def test_softmax_gradient_equals_the_analytic_one(scored):
     np.testing.assert_allclose(to_queries, error @ keys[1:], **CLOSE)
     np.testing.assert_allclose(to_keys[1:], error.T @ queries, **CLOSE)
     np.testing.assert_array_equal(to_keys[0], 0)
+
+
+def plain_softmax(queries, targets, keys):
+    """The loss by TensorFlow's own cross entropy, for its gradients."""
+    logits = tf.matmul(queries, keys[1:], transpose_b=True)
+    weights = tf.cast(targets > 0, tf.float32)
+    each = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(targets - 1, 0), logits)
+    return tf.reduce_sum(weights * each) / tf.maximum(tf.reduce_sum(weights), 1)
+
+
+@pytest.fixture
+def blocks(monkeypatch):
+    """64 rows a block, the fewest."""
+    monkeypatch.setattr(losses, "_CACHED_LOGITS", 1)
+
+
+def many_rows(rng, rows, targets="some"):
+    """Queries, targets (a third of them none, or all) and keys of 9 items."""
+    drawn = rng.integers(1, NUM_ITEMS + 1, rows) * (rng.random(rows) < 2 / 3) * (targets == "some")
+    return rng.normal(size=(rows, 4)).astype("float32"), drawn.astype("int32"), rng.normal(size=(NUM_ITEMS + 1, 4)).astype("float32")
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("bounded", [False, True])
+@pytest.mark.parametrize("rows", [1, 64, 65, 150])
+def test_softmax_by_blocks_equals_plain_autodiff(blocks, rng, rows, bounded, kernels):
+    queries, targets, keys = many_rows(rng, rows)
+    expected = float(plain_softmax(queries, targets, keys)), *gradients(lambda q, k: plain_softmax(q, targets, k), queries, keys)
+    with using(KERNELS[kernels]):
+        ours = (
+            float(softmax_loss(queries, targets, keys, bounded)),
+            *gradients(lambda q, k: softmax_loss(q, targets, k, bounded), queries, keys),
+        )
+    for one, other in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(one, other, **CLOSE)
+
+
+def test_blocks_are_of_about_the_same_size_and_cover_every_row_once(blocks):
+    items = tf.zeros((NUM_ITEMS, 4))
+    for rows in (1, 63, 64, 65, 128, 129, 1000):
+        sizes = [len(range(rows)[part]) for part in losses._blocks(rows, items)]
+        assert np.concatenate([np.arange(rows)[part] for part in losses._blocks(rows, items)]).tolist() == list(range(rows))
+        assert max(sizes) <= 64 and max(sizes) - min(sizes) < len(sizes) + 1
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("bounded", [False, True])
+def test_softmax_of_a_batch_of_padding_is_zero(blocks, rng, bounded, kernels):
+    queries, targets, keys = many_rows(rng, 100, targets="none")
+    with using(KERNELS[kernels]):
+        assert float(softmax_loss(queries, targets, keys, bounded)) == 0
+        for gradient in gradients(lambda q, k: softmax_loss(q, targets, k, bounded), queries, keys):
+            np.testing.assert_array_equal(gradient, 0)
+
+
+def test_softmax_gradient_scales_with_what_is_made_of_the_loss(rng):
+    queries, targets, keys = many_rows(rng, 20)
+    once = gradients(lambda q, k: softmax_loss(q, targets, k), queries, keys)
+    thrice = gradients(lambda q, k: 3 * softmax_loss(q, targets, k) + tf.reduce_sum(q), queries, keys)
+    np.testing.assert_allclose(thrice[0], 3 * once[0] + 1, **CLOSE)
+    np.testing.assert_allclose(thrice[1], 3 * once[1], **CLOSE)
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_softmax_of_an_unknown_number_of_rows(rng, bounded):
+    queries, targets, keys = many_rows(rng, 20)
+    signature = [tf.TensorSpec([None, 4]), tf.TensorSpec([None], tf.int32), tf.TensorSpec([NUM_ITEMS + 1, 4])]
+    loss = tf.function(lambda q, t, k: softmax_loss(q, t, k, bounded), input_signature=signature)
+    np.testing.assert_allclose(float(loss(queries, targets, keys)), naive_softmax(queries, targets, keys), **CLOSE)
+    ours = gradients(lambda q, k: loss(q, targets, k), queries, keys)
+    for one, other in zip(ours, gradients(lambda q, k: plain_softmax(q, targets, k), queries, keys), strict=True):
+        np.testing.assert_allclose(one, other, **CLOSE)
+
+
+ROUNDED = {"plain": Kernels("bfloat16"), "chains": Kernels("bfloat16", compiled=True)}
+
+
+@pytest.mark.parametrize("kernels", ROUNDED)
+@pytest.mark.parametrize("bounded", [False, True])
+def test_softmax_of_products_in_bfloat16_is_close(blocks, rng, bounded, kernels):
+    queries, targets, keys = many_rows(rng, 150)
+    with using(ROUNDED[kernels]):
+        loss = softmax_loss(queries, targets, keys, bounded)
+        ours = gradients(lambda q, k: softmax_loss(q, targets, k, bounded), queries, keys)
+    assert loss.dtype == tf.float32
+    assert float(loss) == pytest.approx(naive_softmax(queries, targets, keys), rel=0.01)
+    for one, other in zip(ours, gradients(lambda q, k: plain_softmax(q, targets, k), queries, keys), strict=True):
+        assert np.abs(one - other).max() < 0.02 * np.abs(other).max()
+
+
+@pytest.mark.parametrize("kernels", [*KERNELS.values(), *ROUNDED.values()], ids=str)
+@pytest.mark.parametrize(("size", "bounded"), [(64, True), (300, False)])
+def test_softmax_of_large_scores_is_finite(kernels, size, bounded):
+    """Two items at the far ends, and one in the middle. A row that is certain of its target costs nothing, one that errs the distance."""
+    keys, queries = np.float32([[9], [1], [-1], [0]]), np.float32([[size], [size], [-size]])
+    with using(kernels):
+        loss = softmax_loss(queries, np.int32([1, 2, 2]), keys, bounded)
+        to_queries, to_keys = gradients(lambda q, k: softmax_loss(q, np.int32([1, 2, 2]), k, bounded), queries, keys)
+    assert float(loss) == pytest.approx(2 * size / 3, rel=1e-2)
+    np.testing.assert_allclose(to_queries, [[0], [2 / 3], [0]], atol=0.01)
+    np.testing.assert_allclose(to_keys, [[0], [size / 3], [-size / 3], [0]], atol=0.01 * size)
 
 
 NEXT_ITEM = {
@@ -225,6 +329,43 @@ def test_nt_xent_ignores_the_order_of_users_and_of_views(views, rng):
     assert float(nt_xent(a, b[np.roll(np.arange(6), 1)], 0.7, "cosine")) != pytest.approx(once, rel=1e-3)
 
 
+def plain_nt_xent(a, b, temperature, cosine, weights, labels):
+    """The loss in TensorFlow's own operations, for its gradients."""
+    if cosine:
+        a, b = (tf.math.l2_normalize(one, axis=-1) for one in (a, b))
+    rows, n = tf.concat([a, b], axis=0), len(weights)
+    partner = (np.arange(2 * n) + n) % (2 * n)
+    drop = (np.tile(labels, 2)[:, None] == np.tile(labels, 2)) | (np.tile(weights, 2) == 0)
+    drop[np.arange(2 * n), partner] = False
+    logits = tf.where(drop, -1e9, tf.matmul(rows, rows, transpose_b=True) / temperature)
+    each = tf.nn.sparse_softmax_cross_entropy_with_logits(partner, logits)
+    return tf.reduce_sum(each * np.tile(weights, 2)) / max(2 * weights.sum(), 1)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+@pytest.mark.parametrize("weights", [[1, 1, 1, 1, 1, 1], [1, 0, 1, 1, 0, 1], [0, 0, 0, 0, 0, 0]], ids=str)
+def test_nt_xent_gradient_equals_plain_autodiff(views, similarity, weights, kernels):
+    weights, labels = np.float32(weights), np.int32([0, 1, 0, 2, 2, 2])
+    with using(KERNELS[kernels]):
+        ours = gradients(lambda a, b: 2 * nt_xent(a, b, 0.7, similarity, weights, labels), *views)
+    theirs = gradients(lambda a, b: 2 * plain_nt_xent(a, b, 0.7, similarity == "cosine", weights, labels), *views)
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, **CLOSE)
+
+
+@pytest.mark.parametrize("kernels", [KERNELS["chains"], *ROUNDED.values()], ids=str)
+def test_nt_xent_is_close_however_it_runs(views, kernels):
+    weights, labels = np.float32([1, 0, 1, 1, 1, 1]), np.int32([0, 1, 0, 2, 2, 2])
+    with using(kernels):
+        loss = nt_xent(*views, 0.5, "cosine", weights, labels)
+        ours = gradients(lambda a, b: nt_xent(a, b, 0.5, "cosine", weights, labels), *views)
+    assert loss.dtype == tf.float32
+    assert float(loss) == pytest.approx(float(nt_xent(*views, 0.5, "cosine", weights, labels)), abs=0.02)
+    for one, other in zip(ours, gradients(lambda a, b: nt_xent(a, b, 0.5, "cosine", weights, labels), *views), strict=True):
+        assert np.abs(one - other).max() < 0.05 * np.abs(other).max()
+
+
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])
 def test_nt_xent_is_finite_without_any_row(views, similarity):
     a, b = np.zeros_like(views[0]), np.zeros_like(views[1])
@@ -301,6 +442,18 @@ def test_elcm_ignores_rows_of_weight_zero(form, rng):
     weighted = form(embeddings, centers, np.float32([1, 0, 1, 0, 1]))
     alone = form(embeddings[::2], centers)
     np.testing.assert_allclose([float(term) for term in weighted], [float(term) for term in alone], **CLOSE)
+
+
+@pytest.mark.parametrize("form", [elcm_paper, elcm_assign])
+def test_elcm_compiled_is_the_plain_one(form, rng):
+    embeddings, centers = rng.normal(size=(5, 4)).astype("float32"), rng.normal(size=(3, 4)).astype("float32")
+    weights = np.float32([1, 0, 1, 0, 1])
+    results = []
+    for kernels in KERNELS.values():
+        with using(kernels):
+            results.append([*form(embeddings, centers, weights), *gradients(lambda e, c: sum(form(e, c, weights)), embeddings, centers)])
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, theirs, **CLOSE)
 
 
 @pytest.mark.parametrize("form", [elcm_paper, elcm_assign])

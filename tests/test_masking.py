@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from elcrec_tf.masking import MASKED_SCORE, attention_bias, masked_mean, valid_mask, weighted_mean
+from elcrec_tf.masking import MASKED_SCORE, attention_bias, masked_mean, slot_mean, valid_mask, weighted_mean
 
 HISTORY = np.array([[0, 0, 5], [7, 5, 6]], "int32")
 
@@ -16,6 +16,14 @@ def test_bias_by_hand():
     np.testing.assert_array_equal(np.asarray(attention_bias(valid_mask(HISTORY), "float32"))[:, 0], expected)
 
 
+def test_bias_keeps_histories_in_one_row_apart():
+    """Two items of slot 0, then a padded slot 1, then a cell of no slot (2)."""
+    no, yes = MASKED_SCORE, 0
+    history, slot = np.int32([[7, 5, 0, 6, 0]]), np.int32([[0, 0, 1, 1, 2]])
+    expected = [[yes, no, no, no, no], [yes, yes, no, no, no], [no] * 5, [no, no, no, yes, no], [no] * 5]
+    np.testing.assert_array_equal(np.asarray(attention_bias(valid_mask(history), "float32", slot))[0, 0], expected)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_bias_is_finite_in_half_precision(dtype):
     assert np.isfinite(np.asarray(attention_bias(valid_mask(HISTORY), dtype), "float32")).all()
@@ -25,6 +33,13 @@ def test_masked_mean_by_hand():
     states = np.float32([[[8], [8], [2]], [[1], [2], [6]], [[1], [1], [1]]])
     valid = np.array([[False, False, True], [True, True, True], [False, False, False]])
     np.testing.assert_allclose(masked_mean(states, valid), [[2], [3], [0]])
+
+
+def test_slot_mean_by_hand():
+    """Slot 1 lies in two pieces, slot 2 has no cell that counts, slot 3 no cell at all; the last cell belongs to none (4)."""
+    states = np.float32([[4], [1], [8], [3], [5], [100]])
+    counted, slot = np.array([True, True, False, True, False, True]), np.int32([0, 1, 0, 1, 2, 4])
+    np.testing.assert_allclose(slot_mean(states, counted, slot, 4), [[4], [2], [0], [0]])
 
 
 def test_weighted_mean_by_hand():

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from elcrec_tf.config import LossConfig, ModelConfig
+from elcrec_tf.kernels import Kernels
 from elcrec_tf.losses import bce_loss, elcm_assign, elcm_paper, nt_xent, sampled_softmax_loss, softmax_loss
 from elcrec_tf.masking import masked_mean, valid_mask
 from elcrec_tf.model import TERMS, ELCRec, build_model
-from tests.toy import NUM_ITEMS, toy_config, toy_model
+from tests.toy import NUM_ITEMS, packed, packed_rows, toy_config, toy_model
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 HISTORY = np.array([[0, 0, 1, 2, 3], [0, 4, 5, 6, 1], [0, 0, 0, 0, 2], [3, 5, 1, 2, 6]], "int32")
@@ -21,35 +22,41 @@ EXAMPLES = ("positions", "prefixes")
 
 
 def batch(next_item="softmax", examples="positions", views=True):
-    """(x, y) as the pipeline makes them; in the prefixes' batch, three examples stand beside four users."""
-    x, y = HISTORY, {"target": TARGET}
+    """(x, y) as the pipeline makes them, one history a row; in the prefixes' batch, three examples stand beside four users."""
+    x, y = {"examples": packed_rows(HISTORY)}, {"target": TARGET}
     if examples == "prefixes":
-        x, y = HISTORY[:3], {"target": TARGET[:3, -1], "user_history": HISTORY[:, 1:]}
+        x, y = {"examples": packed_rows(HISTORY[:3]), "users": packed_rows(HISTORY)}, {"target": TARGET[:3, -1]}
     if next_item == "bce":
         y["negative"] = np.where(y["target"] > 0, y["target"] % NUM_ITEMS + 1, 0).astype("int32")
     if next_item == "sampled_softmax":
         y |= {"negatives": np.int32([1, 4, 6]), "negative_log_rates": np.full(3, -np.log(NUM_ITEMS), "float32")}
     if views:
-        y |= {"view_a": VIEW_A, "view_b": VIEW_B}
+        x |= {"view_a": packed_rows(VIEW_A), "view_b": packed_rows(VIEW_B)}
     return x, y
 
 
-def with_empty_rows(x, y, count=2):
-    per_row = {"target", "negative", "user_history", "view_a", "view_b"}
+def with_empty_slots(x, y, count=2):
+    """The same batch with `count` more slots of nothing but padding in each part."""
+    x = {name: packed_rows(np.pad(part["history"], [(0, count), (0, 0)])) for name, part in x.items()}
+    per_slot = {"target", "negative"}
+    return x, {name: np.pad(rows, [(0, count)] + [(0, 0)] * (rows.ndim - 1)) if name in per_slot else rows for name, rows in y.items()}
 
-    def fill(rows):
-        return np.pad(rows, [(0, count)] + [(0, 0)] * (rows.ndim - 1))
 
-    return fill(x), {name: fill(rows) if name in per_row else rows for name, rows in y.items()}
+def tensors(values):
+    return keras.tree.map_structure(keras.ops.convert_to_tensor, values)
 
 
 def loss_of(model, x, y):
     """(total, term name -> value)."""
     for mean in model.term_means.values():
         mean.reset_state()
-    y = {name: keras.ops.convert_to_tensor(value) for name, value in y.items()}
+    x, y = tensors((x, y))
     total = float(model.compute_loss(x, y, model(x, training=False), training=False))
     return total, {name: float(mean.result()) for name, mean in model.term_means.items()}
+
+
+def users_of(x):
+    return x.get("users", x["examples"])["history"]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +103,7 @@ def test_next_item_term_is_the_loss_of_the_right_states(next_item, examples):
     """Every state predicts the item at its place; of a prefix, the last state alone predicts."""
     model = toy_model(next_item=next_item)
     x, y = batch(next_item, examples, views=False)
-    states = np.asarray(model(x)["states"])
+    states = np.asarray(model(x["examples"]["history"])["states"])
     queries = model.item_embedding.queries((states if examples == "positions" else states[:, -1]).reshape(-1, 8))
     targets, keys = y["target"].reshape(-1), model.item_embedding.keys()
     if next_item == "softmax":
@@ -113,8 +120,7 @@ def test_next_item_term_is_the_loss_of_the_right_states(next_item, examples):
 def test_cluster_term_sees_each_user_once(form, function, examples):
     model = toy_model(cluster_form=form)
     x, y = batch(examples=examples)
-    users = y.get("user_history", x)
-    expected = sum(function(model(users)["pooled"], model.cluster_centers.centers))
+    expected = sum(function(model(users_of(x))["pooled"], model.cluster_centers.centers))
     assert loss_of(model, x, y)[1]["cluster"] == pytest.approx(float(expected), rel=1e-5)
 
 
@@ -125,15 +131,16 @@ def test_contrastive_terms_by_definition(examples, fusion, mask_same_intent):
     """Eq. 4 on the views' fused states, Eq. 6 between the views and the centre that the un-augmented history chooses."""
     model = toy_model(fusion=fusion, mask_same_intent=mask_same_intent, temperature=0.5)
     x, y = batch(examples=examples)
-    y["view_a"] = np.roll(VIEW_A, 1, axis=0)  # views so far off that they would choose other centres
-    users = y.get("user_history", x)
+    view_a = np.roll(VIEW_A, 1, axis=0)  # views so far off that they would choose other centres
+    x["view_a"] = packed_rows(view_a)
+    users = users_of(x)
     model.cluster_centers.assign_centers(np.asarray(model(users)["pooled"])[[0, 1, 3]])
     intents = np.asarray(model(users)["intents"]).argmax(-1)
     assert len(set(intents)) == 3  # two users share one
     labels = intents if mask_same_intent else None
     centers = np.asarray(model.cluster_centers.centers)
     fused, pooled = [], []
-    for view in (y["view_a"], y["view_b"]):
+    for view in (view_a, VIEW_B):
         output = {name: np.asarray(value) for name, value in model(view).items()}
         nearest = centers[(output["states"] @ centers.T).argmax(-1)]
         both = output["states"] + nearest if fusion == "shift" else np.concatenate([output["states"], nearest], axis=-1)
@@ -155,23 +162,157 @@ def test_without_views_there_are_no_contrastive_terms(model):
 @pytest.mark.parametrize("next_item", NEXT_ITEM)
 @pytest.mark.parametrize("examples", EXAMPLES)
 @pytest.mark.parametrize("cluster_form", ["paper", "assign"])
-def test_empty_rows_change_nothing(next_item, examples, cluster_form):
+def test_empty_slots_change_nothing(next_item, examples, cluster_form):
     model = toy_model(next_item=next_item, cluster_form=cluster_form)
     x, y = batch(next_item, examples)
-    plain, filled = loss_of(model, x, y), loss_of(model, *with_empty_rows(x, y))
+    plain, filled = loss_of(model, x, y), loss_of(model, *with_empty_slots(x, y))
     assert filled[0] == pytest.approx(plain[0], rel=1e-5)
     assert filled[1] == pytest.approx(plain[1], rel=1e-5)
 
 
 @pytest.mark.parametrize("next_item", NEXT_ITEM)
 @pytest.mark.parametrize("cluster_form", ["paper", "assign"])
-def test_a_batch_of_empty_rows_is_finite_and_trains(next_item, cluster_form):
+def test_a_batch_of_empty_slots_is_finite_and_trains(next_item, cluster_form):
     model = toy_model(next_item=next_item, cluster_form=cluster_form)
     model.compile("sgd", run_eagerly=True, jit_compile=False)
     x, y = batch(next_item)
+    x = {name: packed_rows(part["history"] * 0) for name, part in x.items()}
     y = {name: values * 0 if name != "negative_log_rates" else values for name, values in y.items()}
-    assert np.isfinite(model.train_on_batch(x * 0, y, return_dict=True)["loss"])
+    assert np.isfinite(model.train_on_batch(x, y, return_dict=True)["loss"])
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
+
+
+# --- packed batches ---------------------------------------------------------------------------------------------------
+
+HISTORIES = ([2, 3, 1], [4, 5, 6, 1], [2], [3, 5, 1, 2, 6], [6, 1])
+FOLLOWING = ([3, 1, 4], [5, 6, 1, 2], [5], [5, 1, 2, 6, 4], [1, 3])
+VIEWS = ([2, 0, 1], [5, 6, 1], [2], [3, 5, 2, 1, 6], [0, 1]), ([3, 2, 1], [4, 0, 6, 0], [2], [5, 1, 2], [6, 1])
+USERS = ([2, 3], [4, 5, 6], [2], [3, 5, 1, 2, 6], [6, 1])
+LENGTH = 6
+
+
+def rows(histories):
+    """One history a row, left-padded."""
+    return packed_rows([[0] * (LENGTH - len(history)) + list(history) for history in histories])
+
+
+def several_a_row(histories):
+    part = packed(histories, LENGTH)
+    assert len(part["history"]) < len(histories)
+    return part
+
+
+def two_layouts(examples, next_item="softmax"):
+    """The same batch with one history a row, and with several; each part in a layout of its own."""
+    batches = []
+    for lay in (rows, several_a_row):
+        x = {"examples": lay(HISTORIES)}
+        y = {"target": lay(FOLLOWING)["history"]}
+        if examples == "prefixes":
+            x["users"] = lay(USERS)
+            y = {"target": np.int32([following[-1] for following in FOLLOWING])}
+        if next_item == "bce":
+            y["negative"] = np.where(y["target"] > 0, y["target"] % NUM_ITEMS + 1, 0).astype("int32")
+        x |= {"view_a": lay(VIEWS[0]), "view_b": lay(VIEWS[1])}
+        batches.append((x, y))
+    return batches
+
+
+def check_states(model, states, part, histories):
+    """Each item's state is what the plain call gives for its history; a hidden item's is never read."""
+    assert states.shape == (part["history"].size, 8)
+    for history, last in zip(histories, part["last"], strict=True):
+        ours, items = np.asarray(states)[last + 1 - len(history) : last + 1], np.array(history)
+        np.testing.assert_allclose(ours[items > 0], np.asarray(model(np.int32([history]))["states"])[0][items > 0], **CLOSE)
+
+
+def test_states_of_packed_histories_are_those_of_one_a_row(model):
+    """One pass of the encoder over all parts gives what the plain call gives for each history."""
+    x, _ = two_layouts("positions")[1]
+    states = model(x)
+    assert states.keys() == x.keys()
+    for name, histories in (("examples", HISTORIES), ("view_a", VIEWS[0]), ("view_b", VIEWS[1])):
+        check_states(model, states[name], x[name], histories)
+
+
+def test_one_pass_over_all_parts_equals_one_for_each(model):
+    x, _ = two_layouts("positions")[1]
+    together = model(x)
+    for name, part in x.items():
+        np.testing.assert_allclose(together[name], model({name: part})[name], **CLOSE)
+
+
+def test_of_prefixes_only_the_last_states_are_computed(model):
+    x, _ = two_layouts("prefixes")[1]
+    states = model(x)
+    expected = [np.asarray(model(np.int32([history]))["user"])[0] for history in HISTORIES]
+    np.testing.assert_allclose(states["examples"], expected, **CLOSE)
+    check_states(model, states["users"], x["users"], USERS)
+    for name, histories in zip(("view_a", "view_b"), VIEWS, strict=True):
+        check_states(model, states[name], x[name], histories)
+
+
+@pytest.mark.parametrize("examples", EXAMPLES)
+@pytest.mark.parametrize("intent_pooling", ["mean", "last"])
+@pytest.mark.parametrize("fusion", ["shift", "concat"])
+@pytest.mark.parametrize("next_item", ["softmax", "bce"])
+def test_every_term_is_the_same_however_the_histories_lie(examples, intent_pooling, fusion, next_item):
+    model = toy_model(intent_pooling=intent_pooling, fusion=fusion, next_item=next_item)
+    one_a_row, several = (loss_of(model, *one) for one in two_layouts(examples, next_item))
+    assert several[1] == pytest.approx(one_a_row[1], rel=1e-4)
+    assert all(abs(value) > 1e-3 for value in several[1].values())
+
+
+def test_slots_of_views_may_be_numbered_in_any_order(model):
+    """A view lies in the slot of its length; its number is its user's."""
+    x, y = two_layouts("positions")[1]
+    expected = loss_of(model, x, y)
+    order = np.array([3, 0, 4, 1, 2])  # slot i of the new layout holds the view of user order[i]
+    part = several_a_row([VIEWS[0][user] for user in order])
+    number = np.append(order, len(order)).astype("int32")
+    x["view_a"] = part | {"slot": number[part["slot"]], "last": part["last"][np.argsort(order)]}
+    ours = loss_of(model, x, y)
+    assert ours[1] == pytest.approx(expected[1], rel=1e-4)
+
+
+def train_losses(model, layout=1, steps=3):
+    model.compile(keras.optimizers.SGD(0.1), jit_compile=False)
+    return [float(model.train_on_batch(*two_layouts("positions")[layout], return_dict=True)["loss"]) for _ in range(steps)]
+
+
+def test_gradients_are_the_same_however_the_histories_lie():
+    np.testing.assert_allclose(train_losses(toy_model(), layout=0), train_losses(toy_model(), layout=1), rtol=1e-4)
+
+
+def test_compiled_chains_train_alike_with_dropout_on():
+    """The masks are the same, and so are the losses, up to rounding."""
+    losses = {}
+    for compiled in (False, True):
+        model = toy_model(dropout=0.4)
+        model.kernels = Kernels(compiled=compiled)
+        losses[compiled] = train_losses(model)
+    np.testing.assert_allclose(losses[True], losses[False], rtol=1e-4)
+    assert losses[True][-1] < losses[True][0]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_products_in_bfloat16_train_alike(compiled):
+    half, full = toy_model(), toy_model()
+    half.kernels = Kernels("bfloat16", compiled)
+    ours, theirs = train_losses(half), train_losses(full)
+    np.testing.assert_allclose(ours, theirs, rtol=0.05)
+    assert ours != theirs and ours[-1] < ours[0]
+
+
+def test_evaluation_never_sees_the_kernels():
+    model, other = toy_model(), toy_model()
+    other.kernels = Kernels("bfloat16", compiled=True)
+    np.testing.assert_array_equal(model.scores(HISTORY), other.scores(HISTORY))
+    for name, value in model(HISTORY).items():
+        np.testing.assert_array_equal(value, other(HISTORY)[name])
+
+
+# --- pooling ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_last_state_pooled_is_that_of_the_last_item_not_of_padding():
@@ -320,8 +461,8 @@ def test_build_model_takes_everything_from_the_configuration():
     }
     changed |= {"intent_weight": 0.5, "cluster_weight": 0.6, "cluster_form": "paper", "temperature": 0.7, "similarity": "dot"}
     changed |= {"sequence_pooling": "flatten", "mask_same_intent": True, "official_padding": True}
-    built = build_model(toy_config(**changed, mixed_precision=True), num_items=11).get_config()
+    built = build_model(toy_config(**changed), num_items=11).get_config()
     assert {name: built[name] for name in changed} == changed
     assert built["num_items"] == 11
-    assert built["dtype"] == "mixed_bfloat16"
+    assert built["dtype"] is None  # number formats are the kernels' business
     assert set(built) == {*changed, "num_items", "dtype", "name"}

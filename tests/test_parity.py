@@ -12,6 +12,7 @@ from elcrec_tf.losses import bce_loss, elcm_paper, nt_xent
 from elcrec_tf.masking import valid_mask
 from elcrec_tf.model import ELCRec
 from elcrec_tf.official import architecture, load_official_weights
+from tests.toy import packed_rows
 
 FILES = ("concat_full", "concat_padded", "shift_full")
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -48,9 +49,10 @@ def official_model(name, golden, **options):
 
 
 def batch(golden):
-    y = {"target": golden["target_ids"], "negative": golden["negative_ids"]}
-    y |= {view: golden[view] for view in ("view_a", "view_b")}
-    return golden["input_ids"].astype("int32"), {key: keras.ops.convert_to_tensor(value, "int32") for key, value in y.items()}
+    histories = {"examples": "input_ids", "view_a": "view_a", "view_b": "view_b"}
+    x = {part: packed_rows(golden[name]) for part, name in histories.items()}
+    y = {"target": golden["target_ids"].astype("int32"), "negative": golden["negative_ids"].astype("int32")}
+    return keras.tree.map_structure(keras.ops.convert_to_tensor, (x, y))
 
 
 def terms(model, golden):

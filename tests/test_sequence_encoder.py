@@ -5,6 +5,7 @@ import pytest
 from elcrec_tf.layers.item_embedding import ItemEmbedding
 from elcrec_tf.sequence_encoder import SequenceEncoder
 from tests.layers.check_layer import check_layer
+from tests.toy import packed
 
 MAX_LENGTH = 6
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -71,6 +72,46 @@ def test_rows_do_not_depend_on_their_batch(encoder):
     np.testing.assert_allclose(states(encoder, HISTORIES[::-1])[::-1], together, **CLOSE)
     for row in range(len(HISTORIES)):
         np.testing.assert_allclose(states(encoder, HISTORIES[row : row + 1])[0], together[row], **CLOSE)
+
+
+PACKED = [[3, 1], [5, 9, 2], [7], [4, 4, 8, 6], [2, 6]]  # two in a row of six, one beside two, and two cells of padding
+
+
+def packed_states(encoder, histories, spare=0, wanted=None):
+    """(the part, states of each history) of several histories in a row."""
+    part = packed(histories, MAX_LENGTH, spare)
+    output = np.asarray(encoder(part["history"], part["slot"], part["distance"], wanted)).reshape(-1, 8)
+    assert np.isfinite(output).all()
+    if wanted is not None:
+        return part, output
+    return part, [output[last + 1 - len(history) : last + 1] for history, last in zip(histories, part["last"], strict=True)]
+
+
+@pytest.mark.parametrize("spare", [0, 1])
+def test_histories_that_share_a_row_have_the_states_of_one_a_row(encoder, spare):
+    """Padding in front of a history within its slot changes nothing either."""
+    part, found = packed_states(encoder, PACKED, spare)
+    assert len(part["history"]) < len(PACKED)
+    for history, ours in zip(PACKED, found, strict=True):
+        np.testing.assert_allclose(ours, states(encoder, [history])[0], **CLOSE)
+
+
+@pytest.mark.parametrize("changed", range(len(PACKED)))
+def test_a_history_changes_no_state_of_another_in_its_row(encoder, changed):
+    histories = [[item % 9 + 1 for item in history] if index == changed else history for index, history in enumerate(PACKED)]
+    _, before = packed_states(encoder, PACKED)
+    _, after = packed_states(encoder, histories)
+    for index, (ours, theirs) in enumerate(zip(after, before, strict=True)):
+        if index == changed:
+            assert np.abs(ours - theirs).max() > 1e-3
+        else:
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_wanted_states_are_those_of_all(encoder):
+    part, found = packed_states(encoder, PACKED)
+    _, last = packed_states(encoder, PACKED, wanted=part["last"])
+    np.testing.assert_allclose(last, [ours[-1] for ours in found], **CLOSE)
 
 
 def test_order_of_items_matters(encoder):

@@ -10,17 +10,28 @@ import keras
 import numpy as np
 import pytest
 
+from elcrec_tf import training
 from elcrec_tf.config import Config, SimulatorConfig
 from elcrec_tf.data.simulate import simulate
 from elcrec_tf.errors import UserError
 from elcrec_tf.model import build_model
+from elcrec_tf.optimizer import FusedAdam
 from elcrec_tf.results import evaluate_run
 from elcrec_tf.run_folder import RunFolder
 from elcrec_tf.training import train_model
 
 SIMULATOR = {"sim_users": 60, "sim_items": 40, "sim_intents": 4, "sim_events": 8.0}
 TINY = Config().replace(
-    **SIMULATOR, hidden_size=8, num_layers=1, num_clusters=4, max_length=10, epochs=3, batch_size=16, buckets=2, eval_batch_size=32
+    **SIMULATOR,
+    hidden_size=8,
+    num_layers=1,
+    num_clusters=4,
+    max_length=10,
+    epochs=3,
+    batch_size=16,
+    eval_batch_size=32,
+    xla="off",  # compiling takes seconds
+    products="float32",
 )
 
 
@@ -133,13 +144,8 @@ def test_resume_never_overwrites_a_model_that_was_not_trained_here(sequences, tm
 
 def test_settings_that_cannot_be_trained_use_up_no_folder(sequences, tmp_path):
     folder = RunFolder(tmp_path / "run")
-    for options, message in (
-        ({"centers_start": "kmeans", "num_clusters": 64}, "60 users, --num-clusters 64"),
-        ({"examples": "prefixes"}, "one device"),
-        ({"next_item": "sampled_softmax"}, "one device"),
-    ):
-        with pytest.raises(UserError, match=message):
-            train_model(sequences, TINY.replace(**options), folder, devices=["CPU:0", "CPU:1"])
+    with pytest.raises(UserError, match="60 users, --num-clusters 64"):
+        train_model(sequences, TINY.replace(centers_start="kmeans", num_clusters=64), folder)
     assert not folder.path.exists()
 
 
@@ -178,10 +184,19 @@ def test_early_stopping_keeps_patience(sequences, tmp_path):
             "similarity": "dot",
             "temperature": 1.0,
         },
-        {"next_item": "sampled_softmax", "num_negatives": 16, "score": "dot", "mixed_precision": True, "revive_below": 0.5},
-        {"sequence_weight": 0.0, "intent_weight": 0.0, "cluster_weight": 0.0, "xla": "on", "buckets": 1},
+        {"next_item": "sampled_softmax", "num_negatives": 16, "score": "dot", "products": "bfloat16", "revive_below": 0.5},
+        {"sequence_weight": 0.0, "intent_weight": 0.0, "cluster_weight": 0.0, "xla": "on"},
+        {"xla": "chains", "products": "bfloat16"},
+        {"xla": "chains", "examples": "prefixes", "score": "dot"},
     ],
-    ids=["prefixes", "paper", "sampled softmax in mixed precision", "next item alone under XLA"],
+    ids=[
+        "prefixes",
+        "paper",
+        "sampled softmax in bfloat16",
+        "next item alone under XLA",
+        "chains in bfloat16",
+        "prefixes in chains",
+    ],
 )
 def test_every_option_trains_and_improves(sequences, tmp_path, options):
     folder = RunFolder(tmp_path / "run")
@@ -189,6 +204,41 @@ def test_every_option_trains_and_improves(sequences, tmp_path, options):
     rows = folder.read_history()
     assert rows[1]["next_item"] < rows[0]["next_item"]
     assert folder.load_model() is not None
+
+
+def test_compiled_chains_give_the_same_run(finished, sequences, tmp_path):
+    """Dropout is on: its masks are the same."""
+    folder = RunFolder(tmp_path / "run")
+    train_model(sequences, TINY.replace(xla="chains", epochs=2), folder)
+    for ours, theirs in zip(curve(folder), curve(finished[0]), strict=False):
+        for term in ("loss", "next_item", "sequence", "intent", "cluster"):
+            assert ours[term] == pytest.approx(theirs[term], rel=1e-4), term
+    # Another process, which has imported nothing but what reads a run, loads the model.
+    code = f"from elcrec_tf.run_folder import RunFolder; print('read', type(RunFolder({str(folder.path)!r}).load_model()).__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "read ELCRec" in done.stdout, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("xla", "products", "gpu", "cpu", "expected"),
+    [
+        ("auto", "auto", False, False, ("float32", True, False)),
+        ("auto", "auto", False, True, ("bfloat16", True, False)),
+        ("auto", "auto", True, False, ("bfloat16", False, True)),
+        ("on", "auto", False, True, ("float32", False, True)),  # XLA has no fast products in bfloat16 on a CPU
+        ("off", "auto", False, True, ("bfloat16", False, False)),
+        ("chains", "float32", True, True, ("float32", True, False)),
+        ("off", "bfloat16", False, False, ("bfloat16", False, False)),
+    ],
+)
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="JAX compiles the whole step")
+def test_what_is_compiled_goes_by_the_hardware_unless_it_is_said(sequences, monkeypatch, xla, products, gpu, cpu, expected):
+    monkeypatch.setattr(training, "has_gpu", lambda: gpu)
+    monkeypatch.setattr(training, "cpu_multiplies_bfloat16", lambda: cpu)
+    config = TINY.replace(xla=xla, products=products)
+    model = training.new_model(sequences, config)
+    assert (model.kernels.product_dtype, model.kernels.compiled, model.jit_compile) == expected
+    assert type(model.optimizer) is (FusedAdam if model.kernels.compiled else keras.optimizers.Adam)
 
 
 def test_a_run_of_no_epochs_leaves_a_model(sequences, tmp_path):
@@ -205,23 +255,47 @@ def test_a_diverging_run_stops_with_a_message(sequences, tmp_path):
 
 
 _TWO_DEVICES = """
-import sys
+import json, sys
+import numpy as np
 import tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
+from elcrec_tf import optimizer
+from elcrec_tf.data.training_data import training_batches
 from tests.test_training import TINY, SIMULATOR, SimulatorConfig, simulate, train_model, RunFolder
+optimizer._LARGE = 100  # most variables in a kernel of their own
 folder = RunFolder(sys.argv[1])
-model = train_model(simulate(SimulatorConfig(**SIMULATOR)), TINY.replace(epochs=2), folder, devices=["CPU:0", "CPU:1"])
+config = TINY.replace(epochs=2, **json.loads(sys.argv[2]))
+sequences, devices = simulate(SimulatorConfig(**SIMULATOR)), ["CPU:0", "CPU:1"]
+model = train_model(sequences, config, folder, devices=devices)
 rows = folder.read_history()
 assert rows[1]["next_item"] < rows[0]["next_item"], rows
+assert all(np.isfinite(weight).all() for weight in model.get_weights())
+
+# Each device gets its half of every array: the layout that its slots are counted in.
+strategy, batches = tf.distribute.MirroredStrategy(devices), training_batches(sequences, config, replicas=2).dataset
+shares = next(iter(strategy.experimental_distribute_dataset(batches)))
+for whole, share in zip(tf.nest.flatten(next(iter(batches))), tf.nest.flatten(shares), strict=True):
+    for half, got in zip(np.split(whole, 2), strategy.experimental_local_results(share), strict=True):
+        np.testing.assert_array_equal(half, got)
 print("replicas trained", len(rows))
 """
 
 
-def test_mirrored_training_on_two_logical_devices(tmp_path):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"examples": "prefixes", "next_item": "bce"},
+        {"next_item": "sampled_softmax", "num_negatives": 16},
+        {"xla": "chains", "examples": "prefixes"},
+    ],
+    ids=["positions", "prefixes", "sampled softmax", "prefixes in chains"],
+)
+def test_mirrored_training_on_two_logical_devices(tmp_path, options):
     done = subprocess.run(
-        [sys.executable, "-c", _TWO_DEVICES, str(tmp_path / "run")],
+        [sys.executable, "-c", _TWO_DEVICES, str(tmp_path / "run"), json.dumps(options)],
         capture_output=True,
         text=True,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},

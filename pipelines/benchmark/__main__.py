@@ -70,7 +70,7 @@ def _report(run: Run, folder: Path, command: str) -> int:
         "config": run.config.to_dict(),
         "measurements": run.journal.rows,
     }
-    heading = [f"`{command}`", f"{sequences.description}. {run.options.repeats} repeats. {machine.summary(described)}."]
+    heading = [f"`{command}`", f"{sequences.description}. Repeats: {run.options.repeats}. {machine.summary(described)}."]
     content = write_report(report, about, heading, folder, run.options.command, not run.options.no_plot)
     for table in report.tables:
         run.console.print(table.rich())

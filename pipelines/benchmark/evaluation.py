@@ -11,7 +11,7 @@ from pipelines.benchmark.floor import FORMATS
 from pipelines.benchmark.products import Product
 from pipelines.benchmark.report import Report, Spread, Table, number
 from pipelines.benchmark.run import Run
-from pipelines.benchmark.subject import config_of, new_model, sequences_of
+from pipelines.benchmark.subject import config_of, sequences_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,6 +22,7 @@ def measure(spec: Mapping[str, Any]) -> dict[str, Any]:
     cli.import_tensorflow()
     from elcrec_tf.data.pipeline import ranking_batches
     from elcrec_tf.evaluation import Ranker
+    from elcrec_tf.training import new_model
 
     config = config_of(spec)
     sequences = sequences_of(spec, config)

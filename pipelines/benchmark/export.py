@@ -13,9 +13,9 @@ import numpy as np
 
 from elcrec_tf import cli
 from elcrec_tf.data.sequences import Sequences
-from pipelines.benchmark.report import Report, Spread, Table
+from pipelines.benchmark.report import Report, Spread, Table, plain_numbers
 from pipelines.benchmark.run import Run
-from pipelines.benchmark.subject import config_of, new_model, sequences_of
+from pipelines.benchmark.subject import config_of, sequences_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,6 +27,7 @@ def measure(spec: Mapping[str, Any]) -> dict[str, Any]:
     """A worker's measurement: `seconds` to export an untrained model to `spec["folder"]`, its `bytes` there, and its `path`."""
     cli.import_tensorflow()
     from elcrec_tf.serving.saved_model import export_saved_model
+    from elcrec_tf.training import new_model
 
     config = config_of(spec)
     sequences = sequences_of(spec, config)
@@ -122,3 +123,4 @@ def _draw(figure: Figure, latency: Mapping[int, np.ndarray]) -> None:
     axes.boxplot([calls.ravel() for calls in latency.values()], whis=(1, 99), showfliers=False)
     axes.set_xticks(range(1, len(latency) + 1), [str(size) for size in latency])
     axes.set(title="Latency of serving_default (whiskers: 1st and 99th percentile)", xlabel="histories a call", ylabel="ms", yscale="log")
+    plain_numbers(axes.yaxis)

@@ -12,7 +12,7 @@ from elcrec_tf import cli
 from pipelines.benchmark.counts import training_inputs
 from pipelines.benchmark.report import Report, Spread, Table, number
 from pipelines.benchmark.run import Run
-from pipelines.benchmark.subject import config_of, sequences_of, training_batches
+from pipelines.benchmark.subject import config_of, sequences_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,6 +39,8 @@ def measure(spec: Mapping[str, Any]) -> dict[str, Any]:
     """
     cli.import_tensorflow()
     import tensorflow as tf
+
+    from elcrec_tf.data.training_data import training_batches
 
     config = config_of(spec)
     sequences = sequences_of(spec, config)

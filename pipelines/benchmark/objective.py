@@ -169,7 +169,7 @@ def _draw(figure: Figure, summaries: Mapping[str, dict[str, Any]]) -> None:
     for axes in (left, right):
         axes.set_yticks(place, labels)
         axes.invert_yaxis()
-        axes.legend(fontsize="small")
+        axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=6)
 
 
 def _stack(axes: Any, place: np.ndarray, parts: Mapping[str, Sequence[float]]) -> None:

@@ -19,8 +19,9 @@ PACKS = (1, 2, 4, 8, 16)
 ORDERS = ("ab", "ba")
 _MOST_SIDE = 65_536  # a side longer than this is measured at this length: the rate no longer depends on it
 _MOST_BYTES = 2**29  # of one product's three matrices
-_CALL_FLOPS = 2e8  # of the products done in one call, so that the call itself does not count
-_MOST_COPIES = 16
+# Products done in one call: enough work that the call itself does not count, which takes more where the work is done elsewhere.
+_CALL_FLOPS, _MOST_COPIES = 2e8, 16
+_DEVICE_CALL_FLOPS, _DEVICE_MOST_COPIES = 1e12, 64
 _FEWEST_CALLS = 3
 
 
@@ -87,8 +88,10 @@ def gemm_timer(seconds: float) -> Callable[[Candidate, str, str], float]:
     """A function that measures the GFLOP/s of one candidate in one number format and operand order, for `seconds`."""
     from keras import ops
 
+    flops, limit = (_DEVICE_CALL_FLOPS, _DEVICE_MOST_COPIES) if devices() else (_CALL_FLOPS, _MOST_COPIES)
+
     def rate(candidate: Candidate, number_format: str, order: str) -> float:
-        most = min(_MOST_COPIES, _CALL_FLOPS / candidate.flops, _MOST_BYTES / candidate.bytes)
+        most = min(limit, flops / candidate.flops, _MOST_BYTES / candidate.bytes)
         copies = 2 ** int(np.log2(max(1, most)))
         left, right = (candidate.rows, candidate.inner), (candidate.inner, candidate.columns)
         if order == "ba":  # (a b)ᵀ = bᵀ aᵀ: the same product with the other matrix in front
@@ -103,7 +106,7 @@ def gemm_timer(seconds: float) -> Callable[[Candidate, str, str], float]:
 
 
 def bandwidth(megabytes: int, seconds: float) -> float:
-    """GB/s read and written together, the better of a copy and an addition in place, over arrays of `megabytes`."""
+    """GB/s read and written together, the better of a copy and a product in place, over arrays of `megabytes`."""
     if devices():
         return _device_bandwidth(megabytes, seconds)
     count = megabytes * 2**20 // 4

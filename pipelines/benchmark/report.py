@@ -15,6 +15,7 @@ from elcrec_tf.files import atomic_path, write_json, write_text
 
 if TYPE_CHECKING:
     import rich.table
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 
@@ -114,6 +115,15 @@ def write_report(report: Report, about: Mapping[str, Any], heading: Sequence[str
         with atomic_path(folder / f"{name}.png") as temporary:
             figure.savefig(temporary, dpi=120)
     return content
+
+
+def plain_numbers(axis: Axis) -> None:
+    """Let a logarithmic axis show 1, 2 and 5 of every decade, written as 0.2 and not as 2 x 10^-1."""
+    from matplotlib.ticker import LogLocator
+
+    axis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axis.set_major_formatter("{x:,g}")
+    axis.set_minor_formatter("{x:,g}")
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from elcrec_tf.config import Config
 from pipelines.benchmark.flags import SERIES
 from pipelines.benchmark.process import WorkerFailed
-from pipelines.benchmark.report import Report, Spread, Table
+from pipelines.benchmark.report import Report, Spread, Table, plain_numbers
 from pipelines.benchmark.run import Run
 
 if TYPE_CHECKING:
@@ -137,13 +137,17 @@ def _table(summaries: Sequence[Mapping[str, Any]]) -> Table:
 
 def _draw(figure: Figure, summaries: Sequence[Mapping[str, Any]]) -> None:
     labels = {"users": "users", "catalogue": "items in the catalogue", "length": "max_length", "intents": "intents"}
-    for axes, series in zip(figure.subplots(1, len(SERIES)), SERIES, strict=True):
-        done = [one for one in summaries if one["series"] == series and "failed" not in one]
+    done_by_series = {name: [one for one in summaries if one["series"] == name and "failed" not in one] for name in SERIES}
+    shown = {name: done for name, done in done_by_series.items() if done}
+    for index, (series, done) in enumerate(shown.items(), start=1):
+        axes = figure.add_subplot(1, len(shown), index)
         for line in dict.fromkeys(one["line"] for one in done):
             members = [one for one in done if one["line"] == line]
             seconds = [one["epoch_seconds"].median for one in members]
             axes.loglog([one["value"] for one in members], seconds, marker="o", label=line)
-        axes.set(xlabel=labels[series])
-        if done:
-            axes.legend(fontsize="small")
-    figure.axes[0].set_ylabel("seconds an epoch")
+        plain_numbers(axes.yaxis)
+        values = sorted({one["value"] for one in done})
+        axes.set_xticks(values, [f"{value:,}" for value in values], rotation=45)
+        axes.set_xticks([], minor=True)
+        axes.set(xlabel=labels[series], ylabel="seconds an epoch" if index == 1 else "")
+        axes.legend(fontsize="small")

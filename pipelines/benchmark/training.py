@@ -12,7 +12,7 @@ import numpy as np
 from elcrec_tf import cli
 from pipelines.benchmark import machine
 from pipelines.benchmark.input import epoch_seconds
-from pipelines.benchmark.subject import config_of, sequences_of, trainable_model, training_batches
+from pipelines.benchmark.subject import config_of, sequences_of
 
 
 def measure(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,14 +24,15 @@ def measure(spec: Mapping[str, Any]) -> dict[str, Any]:
         and their `total`; the peak memory of all that; `input_seconds`, the second of two epochs of the input pipeline alone.
     """
     cli.import_tensorflow()
-    import elcrec_tf.training  # noqa: F401 - a training run imports all of this
+    from elcrec_tf.data.training_data import training_batches
+    from elcrec_tf.training import new_model
 
     imported = time.time()
     config = config_of(spec)
     sequences = sequences_of(spec, config)
     data = training_batches(sequences, config)
     prepared = time.time()
-    model = trainable_model(sequences, config)
+    model = new_model(sequences, config)
     clock = _clock()
     model.fit(data.dataset, steps_per_epoch=data.steps_per_epoch, epochs=config.train.epochs, verbose=0, shuffle=False, callbacks=[clock])
     memory = machine.memory()  # before the input pipeline runs once more

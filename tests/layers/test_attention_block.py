@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from elcrec_tf.kernels import Kernels, using
 from elcrec_tf.layers.attention_block import AttentionBlock
 from tests.layers.check_layer import check_layer
 
@@ -74,6 +75,26 @@ def test_a_masked_position_is_not_seen(block):
     before, after = np.asarray(block(STATES, bias)), np.asarray(block(changed, bias))
     np.testing.assert_allclose(after[:, others], before[:, others], rtol=1e-5, atol=1e-6)
     assert np.abs(after[:, 2] - before[:, 2]).max() > 0  # but it is itself computed
+
+
+def test_wanted_outputs_are_those_of_all(block):
+    """Positions are counted row by row, in any order."""
+    wanted = np.int32([14, 0, 6, 6])
+    every = np.asarray(block(STATES, OPEN)).reshape(-1, 8)
+    np.testing.assert_allclose(block(STATES, OPEN, wanted), every[wanted], rtol=1e-5, atol=1e-6)
+
+
+def test_compiled_chains_give_the_same_outputs_and_gradients(block):
+    import tensorflow as tf
+
+    results = []
+    for kernels in (Kernels(), Kernels(compiled=True)):
+        with using(kernels), tf.GradientTape() as tape:
+            outputs = block(STATES, OPEN)
+            loss = tf.reduce_sum(outputs * tf.sin(tf.range(outputs.shape[-1], dtype=tf.float32)))
+        results.append([outputs, *tape.gradient(loss, block.trainable_weights)])
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_dropout_is_on_in_training_only():

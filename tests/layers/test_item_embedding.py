@@ -53,6 +53,13 @@ def test_cosine_scores_ignore_lengths_but_not_the_learned_temperature():
     np.testing.assert_allclose(scores(layer, states), 3 * once, rtol=1e-5)
 
 
+def test_the_temperature_stays_above_1_64():
+    """So that the exponential of a score is finite: exp(64) is 6e27."""
+    layer = embedding(score="cosine")
+    layer.log_scale.assign(math.log(1000))
+    np.testing.assert_allclose(scores(layer, [[0, 5]]), [[64 * 0.8, 64, 0]], rtol=1e-5)
+
+
 def test_temperature_is_a_trainable_weight_of_the_cosine_only():
     assert [weight.name for weight in embedding(score="cosine").trainable_weights] == ["table", "log_scale"]
     assert [weight.name for weight in embedding(score="dot").trainable_weights] == ["table"]

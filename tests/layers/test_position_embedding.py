@@ -24,6 +24,11 @@ def test_the_latest_item_has_the_last_position(length):
     np.testing.assert_array_equal(output[0], 1 + TABLE[4 - length :])
 
 
+def test_by_distance_to_the_latest_item():
+    output = np.asarray(layer()(np.ones((2, 3, 2), "float32"), np.int32([[2, 1, 0], [1, 0, 3]])))
+    np.testing.assert_array_equal(output, 1 + TABLE[[[1, 2, 3], [2, 3, 0]]])
+
+
 def test_a_too_long_history_is_refused():
     with pytest.raises(ValueError, match="at most 4 items. Received: 5; prepare it first"):
         layer()(np.ones((1, 5, 2), "float32"))
