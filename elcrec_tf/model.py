@@ -14,6 +14,7 @@ from elcrec_tf.masking import masked_mean, slot_mean, valid_mask
 from elcrec_tf.sequence_encoder import SequenceEncoder
 from elcrec_tf.vectors import unit
 
+PARTS = ("examples", "users", "view_a", "view_b")
 TERMS = ("next_item", "sequence", "intent", "cluster")
 
 
@@ -139,13 +140,13 @@ class ELCRec(keras.Model):
 
         Of `examples` beside `users` (prefixes) only the last cells' states, which predict: `[examples, hidden_size]`.
         """
+        parts = {name: parts[name] for name in PARTS if name in parts}
         rows = [ops.shape(part["history"]) for part in parts.values()]
         cells = [count * length for count, length in rows]
         wanted = None
         if "users" in parts:
             last = parts["examples"]["last"]
-            first = cells[0]  # `examples` come first
-            wanted = ops.concatenate([last, first + ops.arange(sum(cells[1:]), dtype=last.dtype)], axis=0)
+            wanted = ops.concatenate([last, cells[0] + ops.arange(sum(cells[1:]), dtype=last.dtype)], axis=0)
             cells[0] = ops.shape(last)[0]
         joined = {name: ops.concatenate([part[name] for part in parts.values()], axis=0) for name in ("history", "slot", "distance")}
         states = self.encoder(joined["history"], joined["slot"], joined["distance"], wanted, training=training)

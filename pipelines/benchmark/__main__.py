@@ -82,7 +82,7 @@ def _report(run: Run, folder: Path, command: str) -> int:
 
 
 def _benchmark(command: str) -> Callable[[Run], Report]:
-    from pipelines.benchmark import evaluation, export, objective, scaling
+    from pipelines.benchmark import comparison, evaluation, export, objective, scaling
     from pipelines.benchmark import input as input_pipeline
 
     return {
@@ -91,6 +91,7 @@ def _benchmark(command: str) -> Callable[[Run], Report]:
         "input": input_pipeline.benchmark,
         "export": export.benchmark,
         "scaling": scaling.benchmark,
+        "peer": comparison.benchmark,
     }[command]
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from elcrec_tf import cli
+from elcrec_tf.config import Config
+from elcrec_tf.data.sequences import Sequences
 from pipelines.benchmark.floor import FORMATS
 from pipelines.benchmark.products import Product
 from pipelines.benchmark.report import Report, Spread, Table, number
@@ -16,24 +18,33 @@ from pipelines.benchmark.subject import config_of, sequences_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from elcrec_tf.model import ELCRec
+
 
 def measure(spec: Mapping[str, Any]) -> dict[str, Any]:
     """A worker's measurement: `users`, and the `seconds` of each of `1 + spec["passes"]` rankings, the first with tracing."""
     cli.import_tensorflow()
-    from elcrec_tf.data.pipeline import ranking_batches
-    from elcrec_tf.evaluation import Ranker
     from elcrec_tf.training import new_model
 
     config = config_of(spec)
     sequences = sequences_of(spec, config)
-    ranker = Ranker(new_model(sequences, config))
+    users, seconds = time_rankings(new_model(sequences, config), sequences, config, spec["passes"])
+    return {"users": users, "seconds": seconds}
+
+
+def time_rankings(model: ELCRec, sequences: Sequences, config: Config, passes: int) -> tuple[int, list[float]]:
+    """`(users, seconds)`: the test users, and the time of each of `1 + passes` rankings of all of them, the first with tracing."""
+    from elcrec_tf.data.pipeline import ranking_batches
+    from elcrec_tf.evaluation import Ranker
+
+    ranker = Ranker(model)
     data = ranking_batches(sequences, "test", config.train.eval_batch_size, config.model.max_length)
     seconds = []
-    for _ in range(1 + spec["passes"]):
+    for _ in range(1 + passes):
         began = time.perf_counter()
         ranks = ranker.rank(data)["rank"]
         seconds.append(time.perf_counter() - began)
-    return {"users": len(ranks), "seconds": seconds}
+    return len(ranks), seconds
 
 
 def benchmark(run: Run) -> Report:

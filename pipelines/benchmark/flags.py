@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from elcrec_tf.config import (
     DataConfig,
     LossConfig,
     ModelConfig,
+    ScheduleConfig,
     SimulatorConfig,
     TrainConfig,
 )
@@ -22,13 +24,15 @@ from elcrec_tf.config_fields import Group
 PROGRAM = "python -m pipelines.benchmark"
 VARIANTS = ("whole", "no-sequence", "no-intent", "no-elcm", "next-item")
 SERIES = ("users", "catalogue", "length", "intents")
-SETTINGS = ("variants", "floor_seconds", "floor_megabytes", "passes", "calls")
+PEER_ENVIRONMENT = "~/.cache/elcrec_tf/rectools-env"
+SETTINGS = ("variants", "floor_seconds", "floor_megabytes", "passes", "calls", "peer_epochs", "peer_max_seconds", "target_ndcg")
 """Flags that a measurement depends on, beside the configuration: a resume has to repeat them."""
 
 _DATA: tuple[type[Group], ...] = (DataConfig, SimulatorConfig)
 _EPOCH: tuple[type[Group], ...] = (ModelConfig, LossConfig, AugmentConfig, TrainConfig)
-# What happens between epochs is not measured here.
-_BETWEEN_EPOCHS = ("patience", "monitor", "snapshot_epochs", "snapshot_users", "recovery", "eval_batch_size")
+# As many epochs are trained as were asked for, and nothing is kept of them.
+_NO_MATTER = ("patience", "monitor", "snapshot_epochs", "snapshot_users", "recovery")
+_BETWEEN_EPOCHS = (*_NO_MATTER, "eval_batch_size")
 _RANKING = ("eval_batch_size", "seed")
 
 
@@ -46,6 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_input(add("input", "the training batches alone, without a model"))
     _add_export(add("export", "exporting a model, loading it in a fresh process, and asking it"))
     _add_scaling(add("scaling", "an epoch against number of users, catalogue size, history length and number of intents"))
+    _add_peer(add("peer", "our training and RecTools' SASRec side by side: a pass, ranking all test users, time to a validation NDCG@20"))
     return parser
 
 
@@ -57,7 +62,7 @@ def _command(parser: argparse.ArgumentParser, name: str, about: str) -> argparse
     folder = "scaling-simulated" if name == "scaling" else f"{name}-<dataset>"
     group.add_argument("--output-dir", metavar="DIR", help=f"where the results go (default: benchmarks/{folder})")
     group.add_argument("--resume", action="store_true", help="keep the measurements that are in the output folder, and make the others")
-    group.add_argument("--repeats", type=_above_zero(int), default=3, metavar="N", help="how often everything is measured (default: 3)")
+    _add_number(group, "--repeats", 1 if name == "peer" else 3, "how often everything is measured")
     group.add_argument("--preset", choices=PRESETS, help="named settings (default: simulated for the embedded data, else default)")
     group.add_argument("--config", metavar="FILE.json", help="settings from a file, for example a run's config.json")
     group.add_argument("--json", action="store_true", help="print the JSON to standard output; everything else goes to standard error")
@@ -104,12 +109,34 @@ def _add_scaling(parser: argparse.ArgumentParser) -> None:
     _add_epochs(parser, 3, data=(SimulatorConfig,))
 
 
-def _add_epochs(parser: argparse.ArgumentParser, epochs: int, data: Sequence[type[Group]] = _DATA) -> None:
+def _add_peer(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("RecTools")
+    text = "The peer has our hidden size, layers, heads, maximal length, batch, dropout and seed; its learning rate and loss are its own"
+    group.description = (
+        f"{text} (1e-3, full softmax). It is installed into an environment of its own at the first run, which takes minutes."
+    )
+    _add_number(group, "--peer-epochs", 3, "most passes of the peer over the training data; it stops where it reaches the target")
+    text = "validation NDCG@20 that both are timed to (default: 0.05)"
+    group.add_argument("--target-ndcg", type=_above_zero(float, below=1), default=0.05, metavar="X", help=text)
+    text = "the peer starts no further pass after this many seconds of training (default: no limit)"
+    group.add_argument("--peer-max-seconds", type=_above_zero(float), metavar="X", help=text)
+    text = f"RecTools' environment, made if it is not there (default: {PEER_ENVIRONMENT})"
+    group.add_argument("--env", default=PEER_ENVIRONMENT, metavar="DIR", help=text)
+    _add_epochs(parser, 8, groups=(*_EPOCH, ScheduleConfig), without=_NO_MATTER)
+
+
+def _add_epochs(
+    parser: argparse.ArgumentParser,
+    epochs: int,
+    data: Sequence[type[Group]] = _DATA,
+    groups: Sequence[type[Group]] = _EPOCH,
+    without: Collection[str] = _BETWEEN_EPOCHS,
+) -> None:
     """The flags of what trains; so few epochs by default, since training to the end is not the point."""
     parser.set_defaults(default_epochs=epochs)
     cli.add_config_flags(parser, data)
-    only = [field.name for kind in _EPOCH for field in dataclasses.fields(kind) if field.name not in _BETWEEN_EPOCHS]
-    cli.add_config_flags(parser, _EPOCH, only, {"epochs": f"{epochs}, of which the first traces"})
+    only = [field.name for kind in groups for field in dataclasses.fields(kind) if field.name not in without]
+    cli.add_config_flags(parser, groups, only, {"epochs": f"{epochs}, of which the first traces"})
 
 
 def _add_floor(group: Any) -> None:
@@ -127,11 +154,13 @@ def _add_numbers(group: Any, name: str, default: Collection[int], text: str) -> 
     group.add_argument(name, nargs="+", type=_above_zero(int), default=default, metavar="N", help=f"{text} (default: {values})")
 
 
-def _above_zero(kind: type) -> Callable[[str], Any]:
+def _above_zero(kind: type, below: float = math.inf) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
         value = kind(text)
         if not value > 0:
             raise argparse.ArgumentTypeError(f"should be above 0. Received: {text}")
+        if not value < below:
+            raise argparse.ArgumentTypeError(f"should be below {below}. Received: {text}")
         return value
 
     parse.__name__ = kind.__name__  # argparse names it where the text is no number

@@ -1,4 +1,4 @@
-"""`python -m pipelines.benchmark.peer`: RecTools' SASRec with its softmax loss, measured on the same data and machine as this package.
+"""RecTools' SASRec with its softmax loss, measured on the same data and machine as this package.
 
 RecTools wants older libraries than TensorFlow does, so it lives in a virtual environment of its own, which `make_environment` makes
 at the first call, and runs as a separate process (`rectools_worker.py`).
@@ -6,31 +6,25 @@ at the first call, and runs as a separate process (`rectools_worker.py`).
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 import tempfile
-import types
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from elcrec_tf import cli
-from elcrec_tf.config import DataConfig, resolve
-from elcrec_tf.config_fields import Group, field, field_types
-from elcrec_tf.data.datasets import load_dataset
+from elcrec_tf.config_fields import Group, field
 from elcrec_tf.data.sequences import Sequences
 from elcrec_tf.errors import UserError
 from elcrec_tf.files import write_json, write_text
+from pipelines.benchmark.flags import PEER_ENVIRONMENT
 
 # PyPI's torch for Linux brings CUDA along; pip's own settings (PIP_INDEX_URL, PIP_FIND_LINKS) can name a source of CPU builds.
 REQUIREMENTS = ("torch==2.13.0", "pytorch-lightning==2.5.2", "rectools[torch]==0.19.0")
-DEFAULT_ENVIRONMENT = Path("~/.cache/elcrec_tf/rectools-env")
 MARKER = "requirements-installed.txt"
 WORKER = Path(__file__).with_name("rectools_worker.py")
 
@@ -64,7 +58,7 @@ class PeerSpec(Group):
 
 
 def make_environment(
-    folder: str | Path = DEFAULT_ENVIRONMENT, progress: Callable[[str], None] | None = None, python: str = sys.executable
+    folder: str | Path = PEER_ENVIRONMENT, progress: Callable[[str], None] | None = None, python: str = sys.executable
 ) -> Path:
     """A virtual environment with `REQUIREMENTS`, made at the first call (a few minutes) and whenever they have changed.
 
@@ -117,7 +111,7 @@ def measure_peer(
     sequences: Sequences,
     spec: PeerSpec | None = None,
     progress: Callable[[str], None] | None = None,
-    environment: str | Path = DEFAULT_ENVIRONMENT,
+    environment: str | Path = PEER_ENVIRONMENT,
 ) -> dict[str, Any]:
     """Train and rank with RecTools' SASRec, in its own process.
 
@@ -170,67 +164,3 @@ def _run_worker(python: Path, folder: Path, progress: Callable[[str], None]) -> 
         lines = errors.read_text(encoding="utf-8", errors="replace").split("\n")
         ended = f"was ended by signal {-worker.returncode}" if worker.returncode < 0 else f"exit status {worker.returncode}"
         raise UserError(f"RecTools ({python}) failed: {next((line for line in reversed(lines) if line.strip()), ended)}")
-
-
-def make_parser() -> argparse.ArgumentParser:
-    parser = cli.make_parser(
-        "", "Measure RecTools' SASRec (softmax loss) on a data set: seconds a pass, seconds to rank, quality over time."
-    )
-    parser.prog = "python -m pipelines.benchmark.peer"
-    parser.usage = f"{parser.prog} --output FILE.json [--dataset NAME|PATH] [options]"
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE.json", help="where the result goes; measure_peer describes it")
-    parser.add_argument(
-        "--env",
-        default=str(DEFAULT_ENVIRONMENT),
-        metavar="DIR",
-        help=f"RecTools' environment, made if needed (default: {DEFAULT_ENVIRONMENT})",
-    )
-    cli.add_config_flags(parser, (DataConfig,))
-    section = parser.add_argument_group("peer")
-    hints = typing.get_type_hints(PeerSpec)
-    for one in dataclasses.fields(PeerSpec):
-        element = next(kind for kind in field_types(hints[one.name]) if kind is not types.NoneType)
-        default = "" if one.default is None else f" (default: {one.default})"
-        meta = {int: "N", float: "X"}[element]
-        flag = "--" + one.name.replace("_", "-")
-        section.add_argument(flag, type=element, default=one.default, metavar=meta, help=one.metadata["help"] + default)
-    return parser
-
-
-def summary(result: dict[str, Any]) -> list[str]:
-    """The result in a few lines for people."""
-    versions, test, target, limit = result["versions"], result["test"], result["target"], result["settings"]["max_steps"]
-    passes = "a pass" if limit is None else f"a pass of at most {limit} batches"
-    lines = [
-        f"{result['library']} (rectools {versions['rectools']}, torch {versions['torch']}, {result['threads']} threads)",
-        f"{result['epoch_seconds']:.1f} s {passes} (median of {len(result['curve'])}); {result['padding_share']:.0%} of positions padding",
-        f"{test['ranking_seconds']:.1f} s to rank {result['users']:,} test users, test NDCG@20 {test['NDCG@20']:.4f}",
-    ]
-    if target is not None:
-        reached = (
-            f"reached after {target['train_seconds']:.1f} s of training, epoch {target['epoch']}" if target["reached"] else "not reached"
-        )
-        lines.append(f"validation NDCG@20 {target['NDCG@20']}: {reached}")
-    return lines
-
-
-def main(argv: list[str]) -> int:
-    arguments = make_parser().parse_args(argv)
-    spec = PeerSpec(**{one.name: getattr(arguments, one.name) for one in dataclasses.fields(PeerSpec)})
-    # Not cli.config_flags: --epochs and others are the peer's here.
-    names = {one.name for one in dataclasses.fields(DataConfig)}
-    config = resolve(flags={name: value for name, value in vars(arguments).items() if name in names})
-    output = arguments.output.absolute()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    if output.is_dir() or not os.access(output.parent, os.W_OK):  # better now than after an hour
-        raise UserError(f"{output}: cannot be written; name a file with --output")
-    sequences = load_dataset(config.data, config.simulator)
-    print(sequences.description, flush=True)
-    result = measure_peer(sequences, spec, lambda line: print(line, flush=True), arguments.env)
-    write_json(output, result)
-    print("\n".join([*summary(result), f"written to {arguments.output}"]))
-    return 0
-
-
-if __name__ == "__main__":
-    cli.run(main)

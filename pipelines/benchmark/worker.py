@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from elcrec_tf import cli
-from pipelines.benchmark import evaluation, export, machine, rates, training
+from pipelines.benchmark import comparison, evaluation, export, machine, rates, training
 from pipelines.benchmark import input as input_pipeline
 
 MEASURES: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
@@ -18,6 +18,7 @@ MEASURES: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "export": export.measure,
     "serve": export.measure_serving,
     "rates": rates.measure,
+    "training": comparison.measure,
 }
 """Measurements by kind. Importing their modules loads no TensorFlow: each does that itself, and times it where that matters."""
 

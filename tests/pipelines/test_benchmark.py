@@ -13,7 +13,7 @@ import pytest
 
 import elcrec_tf
 from elcrec_tf.errors import UserError
-from pipelines.benchmark import export, flags, objective, process, report, scaling, worker
+from pipelines.benchmark import comparison, export, flags, objective, process, report, scaling, worker
 from pipelines.benchmark.__main__ import main
 from pipelines.benchmark.flags import make_parser
 from pipelines.benchmark.journal import Journal
@@ -25,7 +25,7 @@ TINY = "--sim-users 60 --sim-items 40 --sim-intents 4 --repeats 1".split()
 FAST = "--floor-seconds 0.0001 --floor-megabytes 1".split()
 SMALL = "--hidden-size 8 --num-layers 1 --num-clusters 4 --max-length 10".split()
 UNCOMPILED = ["--xla", "off"]
-COMMANDS = ("train", "evaluate", "input", "export", "scaling")
+COMMANDS = ("train", "evaluate", "input", "export", "scaling", "peer")
 
 
 @pytest.fixture
@@ -162,6 +162,83 @@ def test_a_point_of_the_catalogue_trains(tmp_path, in_process, monkeypatch):
     assert point["epoch_seconds"]["median"] > 0
 
 
+def peer_row(*values):
+    """What the peer measured: passes of 10 seconds that reached these NDCG@20, each ranked in 2 more seconds."""
+    curve = [
+        {"epoch": epoch, "seconds": 10.0, "train_seconds": 10.0 * epoch, "wall_seconds": 12.0 * epoch, "NDCG@20": value}
+        for epoch, value in enumerate(values, start=1)
+    ]
+    about = {"library": "RecTools SASRec, softmax loss", "versions": {"rectools": "1", "torch": "2"}, "settings": {}}
+    return {**about, "curve": curve, "test": {"all_ranking_seconds": [3.0, 1.0, 2.0]}, "seconds_to_first_step": 7.0}
+
+
+def test_peer(tmp_path, in_process, monkeypatch, capsys):
+    asked = []
+
+    def measure_peer(sequences, spec, progress, environment):
+        asked.append((sequences.num_users, spec, environment))
+        progress("epoch 1: 10.0 s")
+        return peer_row(1e-4, 2e-4)
+
+    monkeypatch.setattr(comparison, "measure_peer", measure_peer)
+    chosen = "--epochs 3 --batch-size 16 --products float32 --peer-max-seconds 60 --target-ndcg 0.001 --env somewhere".split()
+    arguments = ["peer", *TINY, *SMALL, *UNCOMPILED, *chosen, "--output-dir", str(tmp_path)]
+    main(arguments)
+    assert in_process == ["training"]
+    ((users, spec, environment),) = asked
+    assert (users, environment) == (60, "somewhere")
+    assert (spec.hidden_size, spec.num_layers, spec.num_heads, spec.max_length, spec.batch_size, spec.dropout) == (8, 1, 2, 10, 16, 0.3)
+    assert (spec.epochs, spec.target_ndcg, spec.max_seconds, spec.learning_rate) == (3, 0.001, 60, 1e-3)
+
+    result = check_outputs(tmp_path, "peer")["result"]
+    ours, peer = result["ours"], result["peer"]
+    (curve,) = ours["curves"]
+    assert [row["epoch"] for row in curve] == [1, 2, 3]
+    assert curve[-1]["train_seconds"] == pytest.approx(sum(row["seconds"] for row in curve))
+    assert ours["pass_seconds"]["high"] == max(row["seconds"] for row in curve[1:])
+    assert ours["first_pass_seconds"]["median"] == curve[0]["seconds"]
+    assert ours["target_seconds"]["median"] in [row["train_seconds"] for row in curve]
+    assert (peer["passes"], peer["pass_seconds"]["median"], peer["ranking_seconds"]["median"]) == ([2], 10, 2)
+    assert (peer["start_seconds"]["median"], peer["other_seconds_a_pass"]["median"]) == (7, 2)
+    assert peer["target_seconds"] is result["peer_over_ours"]["target_seconds"] is None
+    assert "| not reached in 2 passes (best 0.0002) |" in (tmp_path / "peer.md").read_text()
+    assert "epoch 1: 10.0 s" in capsys.readouterr().out
+
+    main([*arguments, "--resume"])
+    assert (len(in_process), len(asked)) == (1, 1), "nothing was left to measure"
+    with pytest.raises(UserError, match="was measured with other settings"):
+        main([*arguments, "--resume", "--target-ndcg", "0.02"])
+
+
+def test_ours_stays_when_the_peer_fails(tmp_path, monkeypatch):
+    asked = []
+    curve = [{"epoch": epoch, "seconds": 2.0, "train_seconds": 2.0 * epoch, "NDCG@20": 0.02 * epoch} for epoch in (1, 2, 3)]
+    row = {"curve": curve, "users": 60, "ranking_seconds": [9.0, 0.5], "start_seconds": 1.0, "other_seconds": 6.0}
+    monkeypatch.setattr(process, "measure", lambda kind, **spec: asked.append(kind) or row)
+
+    def fail(*arguments):
+        raise UserError("RecTools failed")
+
+    monkeypatch.setattr(comparison, "measure_peer", fail)
+    arguments = ["peer", *TINY, "--output-dir", str(tmp_path)]
+    with pytest.raises(UserError, match="RecTools failed"):
+        main(arguments)
+    monkeypatch.setattr(comparison, "measure_peer", lambda *arguments: peer_row(0.01, 0.06))
+    main([*arguments, "--resume"])
+    assert asked == ["training"]
+    result = check_outputs(tmp_path, "peer")["result"]
+    # Both reach 0.05: ours after 6 seconds in its third epoch, the peer after 20 in its second.
+    ratios = {name: spread["median"] for name, spread in result["peer_over_ours"].items()}
+    assert ratios == {"pass_seconds": 5, "ranking_seconds": 4, "target_seconds": pytest.approx(20 / 6)}
+    assert result["ours"]["other_seconds_a_pass"]["median"] == 2
+
+
+def test_time_to_target_needs_every_repeat():
+    reached, missed = (comparison.Training.peer(peer_row(0.01, last)) for last in (0.06, 0.04))
+    assert comparison._ratios([reached, reached], [reached, reached], 0.05)["target_seconds"].median == 1
+    assert comparison._ratios([reached, reached], [reached, missed], 0.05)["target_seconds"] is None
+
+
 def test_a_measurement_has_a_process_of_its_own():
     result = process.measure("rates", shapes=[[4, 4, 4, 1, "rows"]], seconds=1e-4, megabytes=1, config={})
     assert result["products"][0]["float32"]["gflops"] > 0
@@ -225,6 +302,9 @@ def test_help_of_every_command(command, capsys):
         ["evaluate", "--epochs", "3"],
         ["scaling", "--dataset", "beauty"],
         ["scaling", "--lengths"],
+        ["peer", "--target-ndcg", "1"],
+        ["peer", "--peer-epochs", "0"],
+        ["peer", "--patience", "2"],
     ],
 )
 def test_wrong_flags_exit_2(arguments, capsys):

@@ -1,6 +1,5 @@
 """The peer measurement, without RecTools: its files, its split and metric, and what happens when pip or the worker fails."""
 
-import json
 import math
 import subprocess
 import sys
@@ -216,43 +215,6 @@ def test_training_stops_at_the_target_the_limit_or_the_last_epoch(monkeypatch, l
     assert [row["epoch"] for row in curve] == list(range(1, epochs + 1))
     assert [row["train_seconds"] for row in curve] == [10.0 * epoch for epoch in range(1, epochs + 1)]
     assert lines[1] == "epoch 2: 10.0 s, validation NDCG@20 0.2000 (ranked in 1.0 s)"
-
-
-RESULT = {
-    "library": "RecTools SASRec, softmax loss",
-    "versions": {"rectools": "1", "torch": "2"},
-    "settings": {"max_steps": None},
-    "threads": 2,
-    "users": 5,
-    "padding_share": 0.5,
-    "epoch_seconds": 3.0,
-    "curve": [{}, {}],
-    "target": {"NDCG@20": 0.1, "reached": True, "train_seconds": 6.0, "wall_seconds": 7.0, "epoch": 2},
-    "test": {"NDCG@20": 0.25, "ranking_seconds": 1.5},
-}
-
-
-def test_command_writes_the_result_and_shows_it(tmp_path, capsys):
-    environment = fake_environment(tmp_path, worker=f"echo progress; echo '{json.dumps(RESULT)}' > \"$5\"")
-    data, output = tmp_path / "shop.txt", tmp_path / "new" / "peer.json"
-    data.write_text("a i1 i2 i3 i4\nb i2 i3 i1\nc i4 i1 i2 i3\n")
-    flags = ["--dataset", str(data), "--k-core", "1", "--output", str(output), "--env", str(environment), "--epochs", "2"]
-    assert peer.main(flags) == 0
-    assert json.loads(output.read_text()) == {"dataset": "shop", **RESULT}
-    assert capsys.readouterr().out.splitlines() == [
-        "shop: 3 users, 4 items, 11 events",
-        "progress",
-        "RecTools SASRec, softmax loss (rectools 1, torch 2, 2 threads)",
-        "3.0 s a pass (median of 2); 50% of positions padding",
-        "1.5 s to rank 5 test users, test NDCG@20 0.2500",
-        "validation NDCG@20 0.1: reached after 6.0 s of training, epoch 2",
-        f"written to {output}",
-    ]
-
-
-def test_command_refuses_an_output_that_cannot_be_written_before_it_measures(tmp_path):
-    with pytest.raises(UserError, match="name a file with --output"):
-        peer.main(["--output", str(tmp_path)])
 
 
 def test_importing_loads_no_framework():
