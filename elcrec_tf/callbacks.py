@@ -213,7 +213,7 @@ class NanGuard(keras.callbacks.Callback):
         if broken:
             raise UserError(
                 f"training diverged: {', '.join(broken)} is no finite number at {step}epoch {self._epoch + 1}; "
-                "try a lower --learning-rate, a higher --temperature, or --no-mixed-precision"
+                "try a lower --learning-rate, a higher --temperature, or --products float32"
             )
 
 

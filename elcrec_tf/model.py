@@ -156,7 +156,7 @@ class ELCRec(keras.Model):
         return dict(zip(parts, ops.split(states, ends, axis=0) if ends else [states], strict=True))
 
     def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True) -> Any:
-        """The weighted sum of the terms for one training batch (see `elcrec_tf.data.pipeline.training_batches`).
+        """The weighted sum of the terms for one training batch (see `elcrec_tf.data.training_data.training_batches`).
 
         Args:
             x: dict of parts, each a dict of histories packed in rows: `history`, `slot`, `distance` `[rows, length]` and `last`

@@ -13,10 +13,12 @@ _LARGE = 100_000
 
 @keras.saving.register_keras_serializable("elcrec_tf")
 class FusedAdam(keras.optimizers.Adam):
-    """`keras.optimizers.Adam`, whose dozen operations on a large variable read and write memory once (TensorFlow; without amsgrad)."""
+    """`keras.optimizers.Adam`, whose dozen operations on a large variable read and write memory once (TensorFlow).
+
+    The gradient of a lookup is summed up by row first: rows that occur twice count as one gradient, as in dense Adam."""
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        if math.prod(variable.shape) < _LARGE:  # not worth a compilation
+        if self.amsgrad or math.prod(variable.shape) < _LARGE:  # small ones are not worth a compilation
             return super().update_step(gradient, variable, learning_rate)
         step = ops.cast(self.iterations + 1, variable.dtype)
         beta_1, beta_2 = (ops.cast(beta, variable.dtype) for beta in (self.beta_1, self.beta_2))

@@ -193,6 +193,7 @@ def load_keras(path: Path) -> ELCRec:
     """Load a `.keras` file that holds an `ELCRec`. Raises `UserError` when it is broken or holds something else."""
     import keras
 
+    import elcrec_tf.optimizer  # noqa: F401 - registers a class that models are saved with
     from elcrec_tf.model import ELCRec
 
     try:

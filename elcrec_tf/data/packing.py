@@ -20,10 +20,6 @@ class Packing:
     distance: np.ndarray
     last: np.ndarray
 
-    def repeated(self, times: int) -> Packing:
-        """The same layout several times, one below the other; each counts its slots and cells from 0 (one for each device)."""
-        return Packing(np.tile(self.slot, (times, 1)), np.tile(self.distance, (times, 1)), np.tile(self.last, times))
-
 
 def pack(capacities: np.ndarray, length: int) -> Packing:
     """Lay out slots of the given capacities (1 to `length` cells each) in as few rows as best-fit decreasing finds."""
