@@ -27,7 +27,7 @@ class Ranker(keras.Model):
         self.model = model
 
     def call(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        outputs = self.model(self.model.widened(inputs["history"]), training=False)
+        outputs = self.model.latest(inputs["history"])
         scores = exclude_items(ops.cast(self.model.scores_of(outputs["user"]), "float32"), inputs["exclude"])
         return {
             "rank": target_ranks(scores, inputs["target"]),

@@ -52,7 +52,7 @@ def as_operand(values: Any) -> Any:
 
 
 def exp(values: Any) -> Any:
-    """Exponential, in bfloat16 no more accurate than that format: `2^n (1 + f (a + b f))` is within 0.3 % before it is rounded, and half the work."""
+    """Exponential. In bfloat16 it is hardly more accurate than that format, at half the work: `2^n (1 + f (a + b f))`, within 0.3 %."""
     if not _active.get().compiled or keras.backend.standardize_dtype(values.dtype) != "bfloat16":
         return ops.exp(values)
     return _bfloat16_exp(values)

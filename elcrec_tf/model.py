@@ -121,6 +121,15 @@ class ELCRec(keras.Model):
         padding = ops.zeros((ops.shape(history)[0], length), history.dtype)
         return ops.concatenate([padding, history], axis=1)[:, -length:]
 
+    def latest(self, history: Any) -> dict[str, Any]:
+        """The outputs `user` and `intents` for prepared histories, without computing states that nothing needs."""
+        if self._arguments["intent_pooling"] == "mean" or self._arguments["official_padding"]:
+            outputs = self(self.widened(history), training=False)
+            return {name: outputs[name] for name in ("user", "intents")}
+        batch, length = ops.shape(history)
+        user = self.encoder(history, wanted=(ops.arange(batch) + 1) * length - 1, training=False)
+        return {"user": user, "intents": self.cluster_centers(unit(user))}
+
     def scores(self, history: Any) -> Any:
         """Score of every item for the next place in each history, `[batch, num_items + 1]`; column 0 (padding) means nothing."""
         return self.scores_of(self(history, training=False)["user"])

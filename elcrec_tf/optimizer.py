@@ -15,7 +15,8 @@ _LARGE = 100_000
 class FusedAdam(keras.optimizers.Adam):
     """`keras.optimizers.Adam`, whose dozen operations on a large variable read and write memory once (TensorFlow).
 
-    The gradient of a lookup is summed up by row first: rows that occur twice count as one gradient, as in dense Adam."""
+    The gradient of a lookup is summed up by row first: rows that occur twice count as one gradient, as in dense Adam.
+    """
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         if self.amsgrad or math.prod(variable.shape) < _LARGE:  # small ones are not worth a compilation

@@ -375,6 +375,15 @@ def test_outputs(pooling):
     np.testing.assert_allclose(outputs["intents"], outputs["pooled"] / lengths @ np.asarray(model.cluster_centers.centers).T, **CLOSE)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+@pytest.mark.parametrize("official_padding", [False, True])
+def test_what_ranking_needs_is_what_the_whole_model_gives(pooling, official_padding):
+    model = toy_model(intent_pooling=pooling, official_padding=official_padding, num_layers=2)
+    outputs, latest = model(model.widened(HISTORY)), model.latest(HISTORY)
+    for name in ("user", "intents"):
+        np.testing.assert_allclose(latest[name], outputs[name], **CLOSE)
+
+
 def test_scores_are_those_of_the_last_state(model):
     """Cosines times 1/temperature; padding in front changes none."""
     user, table = np.asarray(model(HISTORY)["user"]), np.asarray(model.item_embedding.table)
