@@ -21,9 +21,16 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--top-k", metavar="N", type=int, default=100, help="most recommendations that one question can have (default: 100)"
     )
+    parser.add_argument(
+        "--keep",
+        metavar="N",
+        type=int,
+        help="then remove all versions but the N newest, and the one labelled stable in tf_serving/models.config (default: remove none)",
+    )
     arguments = parser.parse_args(argv)
-    if arguments.top_k < 1:
-        parser.error(f"--top-k should be at least 1. Received: {arguments.top_k}")
+    for name in ("top_k", "keep"):
+        if (value := getattr(arguments, name)) is not None and value < 1:
+            parser.error(f"--{name.replace('_', '-')} should be at least 1. Received: {value}")
     folder = RunFolder(arguments.run_dir)
     if not folder.exists:
         raise UserError(f"{folder.path}: holds no run (no config.json); give a folder that elcrec_tf.train wrote")
@@ -31,7 +38,7 @@ def main(argv: list[str]) -> int:
     import_tensorflow()
     from elcrec_tf.serving.saved_model import export_run
 
-    export_run(folder, arguments.export_dir, console(), arguments.top_k)
+    export_run(folder, arguments.export_dir, console(), arguments.top_k, keep=arguments.keep)
     return 0
 
 

@@ -14,6 +14,9 @@ from elcrec_tf.masking import weighted_mean
 from elcrec_tf.padding import PADDING
 from elcrec_tf.vectors import unit
 
+ASSIGNMENT_SHARPNESS = 10.0
+"""Inverse temperature of the soft assignment of a history to its intents."""
+
 _EXCLUDED = -1e9
 # Bytes of logits computed at a time: they are read again before they leave the cache.
 _CACHED_LOGITS = 20_000_000
@@ -208,7 +211,7 @@ def elcm_paper(embeddings: Any, centers: Any, weights: Any = None) -> tuple[Any,
     return push, pull
 
 
-def elcm_assign(embeddings: Any, centers: Any, weights: Any = None, sharpness: float = 10.0) -> tuple[Any, Any, Any]:
+def elcm_assign(embeddings: Any, centers: Any, weights: Any = None, sharpness: float = ASSIGNMENT_SHARPNESS) -> tuple[Any, Any, Any]:
     """ELCM that clusters: Eq. 3 with each embedding pulled to *its* centres, centres pushed apart pairwise, all of them used.
 
     With `p_ij = softmax_j(sharpness ĥ_i·ĉ_j)`:

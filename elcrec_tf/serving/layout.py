@@ -13,9 +13,15 @@ from typing import Any
 from elcrec_tf import cli
 from elcrec_tf.errors import UserError
 
-METADATA = "assets.extra/metadata.json"
+METADATA = "assets/metadata.json"
 CATALOG = "assets.extra/catalog.parquet"
+WARMUP = "assets.extra/tf_serving_warmup_requests"
 SAVED_MODEL = "saved_model.pb"
+SERVING_FILES = "tf_serving"
+"""Folder beside the versions that holds what starts TensorFlow Serving."""
+
+ALLOWED_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+"""Sizes that a server pads its batches to."""
 
 
 def _export_again() -> str:

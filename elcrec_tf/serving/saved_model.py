@@ -26,15 +26,25 @@ from elcrec_tf.model import ELCRec
 from elcrec_tf.run_folder import RunFolder
 from elcrec_tf.serving.layout import CATALOG, METADATA, SAVED_MODEL, versions
 from elcrec_tf.serving.signatures import ServingModule
+from elcrec_tf.serving.tf_serving_files import stable_version, write_serving_files
+from elcrec_tf.serving.warmup import write_warmup
+
+_WARMUP_ITEMS = 64
 
 
 def export_saved_model(
-    model: ELCRec, catalog: Catalog, directory: str | Path, top_k: int = 100, metadata: Mapping[str, Any] | None = None
+    model: ELCRec,
+    catalog: Catalog,
+    directory: str | Path,
+    top_k: int = 100,
+    metadata: Mapping[str, Any] | None = None,
+    keep: int | None = None,
 ) -> Path:
     """Write `directory/<version>/`, one above the highest version there (1 at first). It appears when it is whole.
 
     The SavedModel has the signatures of `ServingModule`; it needs TensorFlow alone, neither Keras nor this package. Beside it lie
-    `assets.extra/metadata.json` and `assets.extra/catalog.parquet` (ids, training counts, titles).
+    `assets/metadata.json`, `assets.extra/catalog.parquet` (ids, training counts, titles) and the warm-up requests of TensorFlow Serving;
+    beside the versions, in `directory/tf_serving/`, the files that start it.
 
     Args:
         model: the trained model.
@@ -42,6 +52,7 @@ def export_saved_model(
         directory: the model's folder; made if need be.
         top_k: recommendations a history; a smaller catalogue gives all its items.
         metadata: what else metadata.json should say (config, data set, metrics), ready for JSON.
+        keep: remove all but so many of the newest versions, and the one that models.config labels stable; None removes none.
 
     Returns:
         The version's folder.
@@ -64,15 +75,22 @@ def export_saved_model(
         raise UserError("the model cannot be exported: some of its weights are NaN or infinite; train it again")
     try:
         with _temporary_folder(directory) as temporary:
-            _write(module, catalog, temporary, metadata or {})
-            return _publish(temporary, directory)
+            _write(module, catalog, temporary, metadata or {}, directory.resolve().name)
+            version = _publish(temporary, directory)
+        _tidy(directory, keep)
+        return version
     except (OSError, tf.errors.OpError) as error:
         reason = getattr(error, "strerror", None) or getattr(error, "message", None) or error
         raise UserError(f"{directory}: cannot be written ({reason}); choose another folder for the export") from None
 
 
 def export_run(
-    folder: RunFolder, directory: str | Path | None, console: Console, top_k: int = 100, example: Sequence[str] | None = None
+    folder: RunFolder,
+    directory: str | Path | None,
+    console: Console,
+    top_k: int = 100,
+    example: Sequence[str] | None = None,
+    keep: int | None = None,
 ) -> Path:
     """Export the best model of a run with its config, data set and test metrics, and print where it went and how to ask it.
 
@@ -80,7 +98,7 @@ def export_run(
         folder: the run.
         directory: the model's folder; `saved_models/<data set>` if None.
         console: where to print.
-        top_k: see `export_saved_model`.
+        top_k, keep: see `export_saved_model`.
         example: ids for the printed command; the two most popular items if None.
 
     Returns:
@@ -97,7 +115,7 @@ def export_run(
         "test_metrics": metrics.get("test"),
     }
     directory = Path("saved_models", name) if directory is None else Path(directory)
-    version = export_saved_model(folder.load_model(), catalog, directory, top_k, metadata)
+    version = export_saved_model(folder.load_model(), catalog, directory, top_k, metadata, keep)
     example = example or catalog.raw(np.argsort(-catalog.counts, kind="stable")[:2] + 1)
     command = f"{cli.command('recommend')} {shlex.join([str(directory), '--history', *example])}"
     for line in (f"exported {folder.path} to {version}", f"ask it with: {command}"):
@@ -124,10 +142,11 @@ def _temporary_folder(directory: Path) -> Iterator[Path]:
         raise
 
 
-def _write(module: ServingModule, catalog: Catalog, folder: Path, metadata: Mapping[str, Any]) -> None:
+def _write(module: ServingModule, catalog: Catalog, folder: Path, metadata: Mapping[str, Any], name: str) -> None:
     signatures = module.signatures()
     tf.saved_model.save(module, str(folder), signatures=signatures)
     catalog.save(folder / CATALOG)
+    write_warmup(folder, name, signatures, catalog.ids[:_WARMUP_ITEMS])
     own = {
         "elcrec_tf": __version__,
         "tensorflow": tf.__version__,
@@ -149,3 +168,15 @@ def _publish(temporary: Path, directory: Path) -> Path:
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
+
+
+def _tidy(directory: Path, keep: int | None) -> None:
+    """Write the files for TensorFlow Serving, then remove the versions that are no longer wanted."""
+    found = versions(directory)
+    kept = set(found) if keep is None else {*sorted(found)[-keep:], stable_version(directory, found)}
+    write_serving_files(directory, kept)
+    for number in found.keys() - kept:
+        # Renamed first: a server never sees half of a version.
+        removed = directory / f".removed-{uuid.uuid4().hex[:8]}"
+        os.rename(found[number], removed)
+        shutil.rmtree(removed)

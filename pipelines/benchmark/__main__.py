@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 def main(argv: list[str]) -> int:
     options = make_parser().parse_args(argv)
     config = _config(options)
-    from elcrec_tf.data.datasets import load_dataset
     from pipelines.benchmark.journal import Journal
     from pipelines.benchmark.report import check_plots
     from pipelines.benchmark.run import Run
+    from pipelines.benchmark.subject import catalogue_spec, sequences_of
 
     if not options.no_plot:
         check_plots()
-    sequences = load_dataset(config.data, config.simulator)
+    sequences = sequences_of({"synthetic": catalogue_spec(getattr(options, "items", None))}, config)
     folder = Path(options.output_dir or f"benchmarks/{options.command}-{sequences.name}")
     settings = {name: value for name, value in vars(options).items() if name in SETTINGS}
     journal = Journal(folder / "rows.jsonl", {"command": options.command, **settings, "config": config.to_dict()}, options.resume)
@@ -82,7 +82,7 @@ def _report(run: Run, folder: Path, command: str) -> int:
 
 
 def _benchmark(command: str) -> Callable[[Run], Report]:
-    from pipelines.benchmark import comparison, evaluation, export, objective, scaling
+    from pipelines.benchmark import comparison, evaluation, export, objective, scaling, serving
     from pipelines.benchmark import input as input_pipeline
 
     return {
@@ -90,6 +90,7 @@ def _benchmark(command: str) -> Callable[[Run], Report]:
         "evaluate": evaluation.benchmark,
         "input": input_pipeline.benchmark,
         "export": export.benchmark,
+        "serve": serving.benchmark,
         "scaling": scaling.benchmark,
         "peer": comparison.benchmark,
     }[command]

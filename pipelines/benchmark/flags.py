@@ -25,7 +25,20 @@ PROGRAM = "python -m pipelines.benchmark"
 VARIANTS = ("whole", "no-sequence", "no-intent", "no-elcm", "next-item")
 SERIES = ("users", "catalogue", "length", "intents")
 PEER_ENVIRONMENT = "~/.cache/elcrec_tf/rectools-env"
-SETTINGS = ("variants", "floor_seconds", "floor_megabytes", "passes", "calls", "peer_epochs", "peer_max_seconds", "target_ndcg")
+SETTINGS = (
+    "variants",
+    "floor_seconds",
+    "floor_megabytes",
+    "passes",
+    "calls",
+    "peer_epochs",
+    "peer_max_seconds",
+    "target_ndcg",
+    "clients",
+    "seconds",
+    "swap_seconds",
+    "items",
+)
 """Flags that a measurement depends on, beside the configuration: a resume has to repeat them."""
 
 _DATA: tuple[type[Group], ...] = (DataConfig, SimulatorConfig)
@@ -49,6 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_evaluate(add("evaluate", "ranking all test users over the whole catalogue"))
     _add_input(add("input", "the training batches alone, without a model"))
     _add_export(add("export", "exporting a model, loading it in a fresh process, and asking it"))
+    _add_serve(add("serve", "the local server under load, against the same model in process, and while versions are swapped"))
     _add_scaling(add("scaling", "an epoch against number of users, catalogue size, history length and number of intents"))
     _add_peer(add("peer", "our training and RecTools' SASRec side by side: a pass, ranking all test users, time to a validation NDCG@20"))
     return parser
@@ -93,6 +107,20 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
     _add_number(parser.add_argument_group("what is measured"), "--calls", 200, "calls of the loaded model for each batch size")
+    cli.add_config_flags(parser, (*_DATA, ModelConfig))
+    cli.add_config_flags(parser, (TrainConfig,), only=("seed",))
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what is measured")
+    _add_numbers(group, "--clients", (1, 8, 32, 128), "clients that ask at the same time, each again as soon as it has its answer")
+    text = "seconds of every measurement (default: 5)"
+    group.add_argument("--seconds", type=_above_zero(float, below=600), default=5.0, metavar="X", help=text)
+    text = "seconds between new versions (default: 4)"
+    group.add_argument("--swap-seconds", type=_above_zero(float, below=600), default=4.0, metavar="X", help=text)
+    group.add_argument("--no-swaps", action="store_true", help="publish no versions under load")
+    text = "use a catalogue of so many items, without structure, instead of the data set"
+    group.add_argument("--items", type=_above_zero(int), metavar="N", help=text)
     cli.add_config_flags(parser, (*_DATA, ModelConfig))
     cli.add_config_flags(parser, (TrainConfig,), only=("seed",))
 

@@ -63,7 +63,7 @@ class Table:
 
         table = RichTable(title=self.title)
         for index, column in enumerate(self.columns):
-            table.add_column(column, justify="right" if index else "left")
+            table.add_column(column, justify="right" if index else "left", overflow="fold")
         for row in self.rows:
             table.add_row(*row)
         return table

@@ -18,3 +18,8 @@ def config_of(spec: Mapping[str, Any]) -> Config:
 def sequences_of(spec: Mapping[str, Any], config: Config) -> Sequences:
     """The data set of the configuration, or the one that `spec["synthetic"]` describes."""
     return zipf_sequences(**spec["synthetic"]) if spec.get("synthetic") else load_dataset(config.data, config.simulator)
+
+
+def catalogue_spec(items: int | None) -> dict[str, Any] | None:
+    """`spec["synthetic"]` of a catalogue of so many items without structure; None without a number."""
+    return None if items is None else {"users": 4000, "items": items, "events": 20.0}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from elcrec_tf import cli
-from pipelines.benchmark import comparison, evaluation, export, machine, rates, training
+from pipelines.benchmark import comparison, evaluation, export, load, machine, rates, serving, training
 from pipelines.benchmark import input as input_pipeline
 
 MEASURES: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
@@ -17,6 +17,8 @@ MEASURES: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "input": input_pipeline.measure,
     "export": export.measure,
     "serve": export.measure_serving,
+    "in-process": serving.measure_in_process,
+    "load": load.measure,
     "rates": rates.measure,
     "training": comparison.measure,
 }

@@ -1,6 +1,9 @@
 import json
+import resource
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,6 +14,7 @@ from elcrec_tf import __version__
 from elcrec_tf.data.catalog import Catalog
 from elcrec_tf.errors import UserError
 from elcrec_tf.serving import saved_model
+from elcrec_tf.serving.layout import versions
 from elcrec_tf.serving.saved_model import export_saved_model
 from tests.serving.conftest import CLOSE, ODD, TITLES, by_hand, tiny_model
 
@@ -31,7 +35,7 @@ def small():
     return tiny_model(3, num_layers=1), Catalog(["a", "b", "c"])
 
 
-def write_little(module, catalog, folder, metadata):
+def write_little(module, catalog, folder, metadata, name):
     """Stands in for the writing where only the folders matter: it takes seconds."""
     (folder / "saved_model.pb").touch()
 
@@ -63,8 +67,10 @@ def test_no_xla_gets_in_from_a_model_compiled_with_it(tmp_path, small):
 def test_only_what_answers_needs_is_saved(exported, model):
     saved = tf.train.list_variables(str(exported / "1" / "variables" / "variables"))
     sizes = sum(int(np.prod(shape)) for name, shape in saved if name.endswith("VARIABLE_VALUE"))
-    weights = [*model.encoder.weights, *model.cluster_centers.weights, model.item_embedding.table]  # the table again, as keys
-    assert sizes == sum(int(np.prod(weight.shape)) for weight in weights)
+    # The table again: as keys of the scores, and as unit vectors with their indices for similar items.
+    items, size = model.item_embedding.num_items, model.item_embedding.hidden_size
+    weights = sum(int(np.prod(weight.shape)) for weight in (*model.encoder.weights, *model.cluster_centers.weights))
+    assert sizes == weights + (items + 1) * size + items * (size + 1)
 
 
 def test_versions_count_up(tmp_path, small, monkeypatch):
@@ -74,7 +80,21 @@ def test_versions_count_up(tmp_path, small, monkeypatch):
     (tmp_path / "m" / "10-old").mkdir()
     (tmp_path / "m" / "notes.txt").touch()
     assert export_saved_model(*small, tmp_path / "m") == tmp_path / "m" / "10"
-    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["1", "10", "10-old", "9", "notes.txt"]
+    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["1", "10", "10-old", "9", "notes.txt", "tf_serving"]
+
+
+def test_old_versions_are_pruned_on_request_but_not_the_stable_one(tmp_path, small, monkeypatch):
+    monkeypatch.setattr(saved_model, "_write", write_little)
+    for _ in range(3):
+        export_saved_model(*small, tmp_path)
+    assert set(versions(tmp_path)) == {1, 2, 3}
+    export_saved_model(*small, tmp_path, keep=2)
+    assert set(versions(tmp_path)) == {1, 3, 4}  # the first one is labelled stable until somebody says otherwise
+    config = tmp_path / "tf_serving" / "models.config"
+    config.write_text(config.read_text().replace('"stable" value: 1', '"stable" value: 4'))
+    export_saved_model(*small, tmp_path, keep=1)
+    assert set(versions(tmp_path)) == {4, 5}
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 def test_a_version_that_another_export_takes_is_left_alone(tmp_path, small, monkeypatch):
@@ -89,12 +109,24 @@ def test_a_version_that_another_export_takes_is_left_alone(tmp_path, small, monk
 
 
 def test_metadata_and_titles_travel_along(exported, catalog):
-    metadata = json.loads((exported / "1" / "assets.extra" / "metadata.json").read_text())
+    metadata = json.loads((exported / "1" / "assets" / "metadata.json").read_text())
     assert metadata["elcrec_tf"] == __version__
     assert metadata["config"] == {"preset": "default"}
     assert metadata["test_metrics"] == {"HR@10": 0.5}
     assert (metadata["top_k"], metadata["num_items"], metadata["max_length"]) == (12, catalog.num_items, 6)
-    assert metadata["signatures"] == ["recommend", "recommend_with_history", "serving_default"]
+    assert metadata["signatures"] == sorted(
+        [
+            "encode",
+            "intent_items",
+            "intents",
+            "recommend",
+            "recommend_k",
+            "recommend_with_history",
+            "score",
+            "serving_default",
+            "similar_items",
+        ]
+    )
     travelled = Catalog.load(exported / "1" / "assets.extra" / "catalog.parquet")
     assert list(travelled.ids) == list(catalog.ids)
     assert travelled.titles == TITLES
@@ -131,6 +163,28 @@ def test_folders_that_cannot_be_written_are_user_errors(tmp_path, small, monkeyp
     with pytest.raises(UserError, match="no space left on device"):
         export_saved_model(*small, tmp_path / "m")
     assert files(tmp_path) == ["file"]
+
+
+def test_a_full_disk_leaves_the_old_version_as_it_is(tmp_path, exported, model, catalog):
+    shutil.copytree(exported, tmp_path / "m")
+    before = {path: path.read_bytes() for path in (tmp_path / "m").rglob("*") if path.is_file()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # larger files fail as they would on a full disk
+    try:
+        with pytest.raises(UserError, match="cannot be written"):
+            export_saved_model(model, catalog, tmp_path / "m")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path: path.read_bytes() for path in (tmp_path / "m").rglob("*") if path.is_file()} == before
+    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["1", "tf_serving"]
+
+
+def test_tensorflow_s_own_tool_lists_the_signatures(exported):
+    command = [Path(sys.executable).with_name("saved_model_cli"), "show", "--dir", exported / "1", "--all"]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    for name in json.loads((exported / "1" / "assets" / "metadata.json").read_text())["signatures"]:
+        assert f"signature_def['{name}']" in answer.stdout
 
 
 def test_a_version_is_no_place_for_versions(exported, small):

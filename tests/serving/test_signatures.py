@@ -44,17 +44,38 @@ def loaded(exported):
     yield module.signatures
 
 
-def test_signatures_name_their_inputs_and_outputs(loaded):
-    assert set(loaded) == {"serving_default", "recommend", "recommend_with_history"}
-    for signature in loaded.values():
-        assert signature.structured_input_signature == ((), {"history": tf.TensorSpec([None, None], tf.string, "history")})
-        outputs = signature.structured_outputs
-        assert {name: (spec.dtype, spec.shape.as_list()) for name, spec in outputs.items()} == {
-            "item_ids": (tf.string, [None, TOP_K]),
-            "scores": (tf.float32, [None, TOP_K]),
-            "intent": (tf.int32, [None]),
-            "fallback": (tf.bool, [None]),
-        }
+def spec(name, dtype, rank):
+    return tf.TensorSpec([None] * rank, dtype, name)
+
+
+HISTORY = spec("history", tf.string, 2)
+RANKED = {"item_ids": (tf.string, [None, TOP_K]), "scores": (tf.float32, [None, TOP_K]), "fallback": (tf.bool, [None])}
+RECOMMENDED = {**RANKED, "intent": (tf.int32, [None])}
+CONTRACT = {
+    "serving_default": ([HISTORY], RECOMMENDED),
+    "recommend": ([HISTORY], RECOMMENDED),
+    "recommend_with_history": ([HISTORY], RECOMMENDED),
+    "recommend_k": ([HISTORY, spec("k", tf.int32, 1), spec("exclude", tf.string, 2), spec("allow", tf.string, 2)], RECOMMENDED),
+    "score": ([HISTORY, spec("candidates", tf.string, 2)], {"scores": (tf.float32, [None, None]), "fallback": (tf.bool, [None])}),
+    "encode": ([HISTORY], {"embedding": (tf.float32, [None, 8]), "fallback": (tf.bool, [None])}),
+    "intents": (
+        [HISTORY],
+        {"intents": (tf.int32, [None, 5]), "probabilities": (tf.float32, [None, 5]), "fallback": (tf.bool, [None])},
+    ),
+    "similar_items": ([spec("item", tf.string, 1)], RANKED),
+    "intent_items": ([spec("intent", tf.int32, 1)], RANKED),
+}
+
+
+def test_there_are_no_other_signatures(loaded):
+    assert set(loaded) == set(CONTRACT)
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_signatures_name_their_inputs_and_outputs(loaded, name):
+    inputs, outputs = CONTRACT[name]
+    assert loaded[name].structured_input_signature == ((), {one.name: one for one in inputs})
+    assert {key: (one.dtype, one.shape.as_list()) for key, one in loaded[name].structured_outputs.items()} == outputs
 
 
 @pytest.mark.parametrize("name", SIGNATURES)
@@ -114,6 +135,123 @@ def test_cells_without_an_item_are_empty(loaded, catalog):
     assert outputs["item_ids"][1][3:] == [""] * (TOP_K - 3)
     assert np.isfinite(outputs["scores"][1][:3]).all()
     assert not outputs["fallback"].any()
+
+
+def ask_k(signatures, history, k=TOP_K, exclude=(), allow=()):
+    """ids and scores of `recommend_k` for one history."""
+    outputs = signatures["recommend_k"](
+        history=tf.constant([history], tf.string),
+        k=tf.constant([k]),
+        exclude=tf.constant([list(exclude)], tf.string, shape=[1, len(exclude)]),
+        allow=tf.constant([list(allow)], tf.string, shape=[1, len(allow)]),
+    )
+    return [raw.decode() for raw in outputs["item_ids"].numpy()[0]], outputs["scores"].numpy()[0]
+
+
+@pytest.mark.parametrize("k", [-1, 0, 1, 5, TOP_K, 1000])
+def test_recommend_k_leaves_the_cells_behind_k_empty(loaded, k):
+    whole, shown = ask(loaded, [["i1", "i2"]]), min(max(k, 0), TOP_K)
+    ids, scores = ask_k(loaded, ["i1", "i2"], k)
+    assert ids == whole["item_ids"][0][:shown] + [""] * (TOP_K - shown)
+    np.testing.assert_allclose(scores, [*whole["scores"][0][:shown], *[-np.inf] * (TOP_K - shown)], **CLOSE)
+
+
+def test_recommend_k_leaves_out_what_is_excluded_beside_the_history(loaded):
+    whole = ask(loaded, [["i1", "i2"]])["item_ids"][0]
+    ids, _ = ask_k(loaded, ["i1", "i2"], exclude=["", whole[0], "nobody", whole[2]])
+    assert ids[:10] == [raw for raw in whole if raw not in (whole[0], whole[2])]
+
+
+def test_recommend_k_answers_allowed_items_alone_and_still_no_history(loaded):
+    allowed = ["i1", "i7", "", "nobody", "i3", "i7"]
+    ids, scores = ask_k(loaded, ["i1", "i2"], allow=allowed)
+    assert sorted(ids[:2]) == ["i3", "i7"]
+    assert ids[2:] == [""] * (TOP_K - 2)
+    assert np.isfinite(scores[:2]).all() and np.all(scores[2:] == -np.inf)
+    assert ask_k(loaded, ["i1", "i2"], allow=["", ""])[0] == ask(loaded, [["i1", "i2"]])["item_ids"][0]
+    assert ask_k(loaded, ["i1", "i2"], allow=["nobody"])[0] == [""] * TOP_K
+
+
+def test_recommend_k_decides_row_by_row(loaded):
+    outputs = loaded["recommend_k"](
+        history=tf.constant([["i1"], ["i1"], ["nobody"]]),
+        k=tf.constant([2, 1, 3]),
+        exclude=tf.constant([["i2"], [""], [""]]),
+        allow=tf.constant([[""], ["i9"], ["i4"]]),
+    )
+    ids = [[raw.decode() for raw in row if raw] for row in outputs["item_ids"].numpy()]
+    assert ids[0] == ask_k(loaded, ["i1"], 2, exclude=["i2"])[0][:2]
+    assert ids[1:] == [["i9"], ["i4"]]
+    assert outputs["fallback"].numpy().tolist() == [False, False, True]
+
+
+def test_score_gives_each_candidate_the_model_s_score(loaded, model, catalog):
+    history, candidates = ["i3", "i2"], ["i9", "i3", "", "nobody", ODD[0]]
+    outputs = loaded["score"](history=tf.constant([history]), candidates=tf.constant([candidates]))
+    expected = np.array(model.scores(padded(catalog.index(history), 6)), np.float32)[0][catalog.index(candidates)]
+    expected[catalog.index(candidates) == 0] = -np.inf
+    np.testing.assert_allclose(outputs["scores"].numpy()[0], expected, **CLOSE)
+
+
+def test_score_falls_back_to_popularity(loaded, catalog):
+    outputs = loaded["score"](history=tf.constant([["nobody"]]), candidates=tf.constant([["i4", "nobody", "i2"]]))
+    assert outputs["scores"].numpy().tolist() == [[catalog.counts[3], -np.inf, catalog.counts[1]]]
+    assert outputs["fallback"].numpy().tolist() == [True]
+
+
+def test_the_embedding_times_an_item_s_key_is_the_score(loaded, model, catalog):
+    outputs = loaded["encode"](history=tf.constant([["i3", "i2"], ["nobody", ""]]))
+    keys = np.array(model.item_embedding.keys())
+    scores = np.array(model.scores(padded(catalog.index(["i3", "i2"]), 6)))[0]
+    np.testing.assert_allclose(keys @ outputs["embedding"].numpy()[0], scores, **CLOSE)
+    assert not outputs["embedding"].numpy()[1].any()
+    assert outputs["fallback"].numpy().tolist() == [False, True]
+
+
+def test_intents_are_the_soft_assignment_likeliest_first(loaded, model, catalog):
+    outputs = loaded["intents"](history=tf.constant([["i3", "i2"], ["", ""]]))
+    cosines = np.array(model(padded(catalog.index(["i3", "i2"]), 6), training=False)["intents"])[0]
+    expected = np.exp(10 * cosines) / np.exp(10 * cosines).sum()
+    order = np.argsort(-expected)
+    assert outputs["intents"].numpy()[0].tolist() == order.tolist()
+    np.testing.assert_allclose(outputs["probabilities"].numpy()[0], expected[order], rtol=1e-4)
+    assert outputs["intents"].numpy()[1].tolist() == [NO_INTENT] * 5
+    assert outputs["probabilities"].numpy()[1].tolist() == [0] * 5
+
+
+def test_similar_items_are_the_nearest_by_cosine_without_the_item_itself(loaded, model, catalog):
+    outputs = loaded["similar_items"](item=tf.constant(["i5", "nobody", ODD[0]]))
+    table = np.array(model.item_embedding.table)[1:]
+    table /= np.linalg.norm(table, axis=1, keepdims=True)
+    for row, raw in ((0, "i5"), (2, ODD[0])):
+        own = catalog.index([raw])[0] - 1
+        cosine = table @ table[own]
+        cosine[own] = -np.inf
+        best = np.argsort(-cosine, kind="stable")[:TOP_K]
+        assert [one.decode() for one in outputs["item_ids"].numpy()[row]] == list(catalog.ids[best])
+        np.testing.assert_allclose(outputs["scores"].numpy()[row], cosine[best], **CLOSE)
+    assert [one.decode() for one in outputs["item_ids"].numpy()[1]] == popular(catalog, TOP_K)[0]
+    assert outputs["fallback"].numpy().tolist() == [False, True, False]
+
+
+def test_typical_items_of_an_intent_are_those_scored_best_at_its_centre(loaded, model, catalog):
+    outputs = loaded["intent_items"](intent=tf.constant([2, -1, 5]))
+    scores = np.array(model.scores_of(np.array(model.cluster_centers.centers)[2:3]))[0]
+    scores[0] = -np.inf
+    best = np.argsort(-scores, kind="stable")[:TOP_K]
+    assert [one.decode() for one in outputs["item_ids"].numpy()[0]] == catalog.raw(best)
+    np.testing.assert_allclose(outputs["scores"].numpy()[0], scores[best], **CLOSE)
+    for row in (1, 2):
+        assert [one.decode() for one in outputs["item_ids"].numpy()[row]] == popular(catalog, TOP_K)[0]
+    assert outputs["fallback"].numpy().tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_rows_without_anything_get_an_answer_without_nan(loaded, name):
+    inputs = {one.name: tf.zeros([3] * len(one.shape), one.dtype) for one in CONTRACT[name][0]}
+    for value in loaded[name](**inputs).values():
+        assert value.shape[0] == 3
+        assert value.dtype != tf.float32 or not np.isnan(value.numpy()).any()
 
 
 @pytest.mark.parametrize("name", SIGNATURES)
@@ -189,6 +327,7 @@ def test_top_k_is_at_most_the_catalogue():
     module = ServingModule(tiny_model(3), Catalog(["a", "b", "c"]), top_k=100)
     assert module.top_k == 3
     assert module.recommend(tf.constant([["b"]]))["item_ids"].numpy()[0].tolist()[2] == b""
+    assert sorted(module.similar_items(tf.constant(["b"]))["item_ids"].numpy()[0].tolist()) == [b"", b"a", b"c"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,119 @@
+"""The files that start the real TensorFlow Serving on an exported model, written beside its versions."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from elcrec_tf.files import write_text
+from elcrec_tf.serving.layout import ALLOWED_BATCH_SIZES, SERVING_FILES
+
+MODELS_CONFIG = "models.config"
+_STABLE = re.compile(r'key:\s*"stable"\s+value:\s*(\d+)')
+
+
+def stable_version(directory: Path, versions: Collection[int]) -> int:
+    """The version labelled stable: what models.config says, as long as that version is there, else the oldest.
+
+    Args:
+        directory: the model's folder.
+        versions: those that are there, at least one.
+    """
+    try:
+        found = _STABLE.search((directory / SERVING_FILES / MODELS_CONFIG).read_text(encoding="utf-8"))
+    except OSError:
+        found = None
+    labelled = int(found.group(1)) if found else None
+    return labelled if labelled in versions else min(versions)
+
+
+def write_serving_files(directory: Path, versions: Collection[int]) -> None:
+    """Write models.config for these versions, and the other files where there are none yet (they are yours to edit).
+
+    The newest version is labelled canary, the stable one stays what it was. To promote a canary, write its number behind "stable".
+
+    Args:
+        directory: the model's folder.
+        versions: those to serve, at least one.
+    """
+    folder, name = directory / SERVING_FILES, directory.resolve().name
+    labels = {"stable": stable_version(directory, versions), "canary": max(versions)}
+    write_text(folder / MODELS_CONFIG, _models_config(name, sorted({*labels.values()}), labels))
+    others = {
+        "batching.config": _batching_config(),
+        "monitoring.config": 'prometheus_config {\n  enable: true\n  path: "/monitoring/prometheus/metrics"\n}\n',
+        "prometheus.yml": _PROMETHEUS,
+        "docker-compose.yml": _DOCKER_COMPOSE.replace("NAME", name),
+    }
+    for file, text in others.items():
+        if not (folder / file).exists():
+            write_text(folder / file, text)
+
+
+def _models_config(name: str, versions: Collection[int], labels: Mapping[str, int]) -> str:
+    policy = " ".join(f"versions: {version}" for version in versions)
+    lines = [
+        '# Made by each export: the newest version is the canary. To promote it, write its number behind "stable".',
+        "# TensorFlow Serving reads this again by itself (--model_config_file_poll_wait_seconds).",
+        "model_config_list {",
+        "  config {",
+        f'    name: "{name}"',
+        f'    base_path: "/models/{name}"',
+        '    model_platform: "tensorflow"',
+        f"    model_version_policy {{ specific {{ {policy} }} }}",
+        *(f'    version_labels {{ key: "{label}" value: {version} }}' for label, version in labels.items()),
+        "  }",
+        "}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _batching_config() -> str:
+    """Batches of sizes that the warm-up knows; short histories are padded with the empty string, which means padding."""
+    values = {
+        "max_batch_size": ALLOWED_BATCH_SIZES[-1],
+        "batch_timeout_micros": 1000,
+        "max_enqueued_batches": 100,
+        "num_batch_threads": os.cpu_count() or 1,
+    }
+    lines = [f"{name} {{ value: {value} }}" for name, value in values.items()]
+    return "\n".join([*lines, *(f"allowed_batch_sizes: {size}" for size in ALLOWED_BATCH_SIZES), "pad_variable_length_inputs: true"]) + "\n"
+
+
+_PROMETHEUS = """\
+scrape_configs:
+  - job_name: tensorflow_serving
+    scrape_interval: 5s
+    metrics_path: /monitoring/prometheus/metrics
+    static_configs:
+      - targets: ["serving:8501"]
+"""
+
+_DOCKER_COMPOSE = """\
+# docker compose up    in this folder: TensorFlow Serving on port 8500 (gRPC) and Prometheus on port 9090, on this machine only.
+services:
+  serving:
+    image: tensorflow/serving:${TF_SERVING_VERSION:-latest}
+    volumes:
+      - ..:/models/NAME:ro
+    command:
+      - --port=8500
+      - --rest_api_port=8501
+      - --model_config_file=/models/NAME/tf_serving/models.config
+      - --model_config_file_poll_wait_seconds=10
+      - --enable_batching=true
+      - --batching_parameters_file=/models/NAME/tf_serving/batching.config
+      - --monitoring_config_file=/models/NAME/tf_serving/monitoring.config
+    ports:
+      - "127.0.0.1:8500:8500"
+    restart: unless-stopped
+  prometheus:
+    image: prom/prometheus:latest
+    volumes:
+      - ./prometheus.yml:/etc/prometheus/prometheus.yml:ro
+    ports:
+      - "127.0.0.1:9090:9090"
+    restart: unless-stopped
+"""
