@@ -19,6 +19,7 @@ if not (3, 11) <= sys.version_info[:2] <= (3, 13):
 
 _PUBLIC = {
     "Catalog": "elcrec_tf.data.catalog",
+    "Client": "elcrec_tf.serving.client",
     "Config": "elcrec_tf.config",
     "ELCRec": "elcrec_tf.model",
     "Recommender": "elcrec_tf.serving.recommender",

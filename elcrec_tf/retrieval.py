@@ -52,7 +52,7 @@ def tensorflow_recommenders() -> Any:
         import tensorflow_recommenders as tfrs
     except ImportError as error:
         raise UserError(
-            f"tensorflow-recommenders cannot be imported ({error}); pip install tensorflow-recommenders (scann beside it breaks it: remove it)"
+            f"tensorflow-recommenders cannot be imported ({error}); pip install tensorflow-recommenders, and uninstall scann if it is there"
         ) from None
     return tfrs
 

@@ -10,6 +10,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from elcrec_tf import cli, export, recommend
 from elcrec_tf.config import Config
@@ -19,6 +20,7 @@ from elcrec_tf.files import write_json
 from elcrec_tf.model import build_model
 from elcrec_tf.run_folder import RunFolder
 from elcrec_tf.serving.layout import METADATA, read_metadata, version_folder
+from tests.serving.fake_server import FakeServer
 
 CONFIG = Config().replace(hidden_size=8, num_layers=1, num_clusters=4, max_length=5, dataset="logs/My Shop.csv", user_column="who")
 IDS = [f"i{number}" for number in range(1, 9)]
@@ -47,6 +49,19 @@ def model_dir(run_dir, tmp_path_factory):
     return directory
 
 
+@pytest.fixture(scope="module")
+def server(model_dir):
+    """Answers over gRPC with what the export's signatures answer in this process."""
+    loaded = tf.saved_model.load(str(version_folder(model_dir)))
+
+    def predict(signature, inputs):
+        outputs = loaded.signatures[signature](**{name: tf.constant(values) for name, values in inputs.items()})
+        return {name: values.numpy() for name, values in outputs.items()}
+
+    with FakeServer(predict, top_k=6) as server:
+        yield server
+
+
 def in_a_process(module, *arguments):
     command = [sys.executable, "-m", f"elcrec_tf.{module}", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True)
@@ -63,7 +78,7 @@ def test_export_says_where_it_went_and_how_to_ask(run_dir, tmp_path, monkeypatch
     went, how = capsys.readouterr().out.splitlines()
     assert went == f"exported {run_dir} to saved_models/shop/1"
     assert how == f"ask it with: {cli.command('recommend')} saved_models/shop --history i2 i4"
-    metadata = json.loads((tmp_path / "saved_models/shop/1/assets.extra/metadata.json").read_text())
+    metadata = json.loads((tmp_path / "saved_models/shop/1" / METADATA).read_text())
     assert metadata["dataset"] == {"name": "shop", "fingerprint": "abc"}
     assert metadata["test_metrics"] == {"HR@10": 0.25}
     assert Config.from_dict(metadata["config"]) == CONFIG
@@ -135,6 +150,36 @@ def test_a_file_in_gives_a_file_out(model_dir, tmp_path, capsys):
     assert float(rows[0]["score"]) == pytest.approx(one[0]["score"], rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    "question", [["i4", "i5"], ["i1", "x y "], ["nobody"], IDS, [*IDS, "--include-history"], ["i4", "--k", "2"]], ids=" ".join
+)
+def test_a_server_answers_as_the_folder_does(model_dir, server, capsys, question):
+    folder = ask(capsys, model_dir, "--json", "--history", *question)
+    remote = ask(capsys, "--server", server.address, "--model", "shop", "--json", "--history", *question)
+    answer, expected = json.loads(remote.out), json.loads(folder.out)
+    for row, other in zip(answer["recommendations"], expected["recommendations"], strict=True):
+        assert row == {**other, "title": None, "score": pytest.approx(other["score"], rel=1e-5)}
+    del answer["recommendations"], expected["recommendations"]
+    assert answer == expected
+    folder, remote = (
+        ask(capsys, *model, "--history", *question) for model in ([model_dir], ["--server", server.address, "--model", "shop"])
+    )
+    assert remote.err == folder.err
+    assert len(remote.out.splitlines()) == len(folder.out.splitlines())
+
+
+def test_a_file_goes_through_a_server(model_dir, server, tmp_path, capsys):
+    (tmp_path / "log.csv").write_text("who,item,timestamp\na,i1,2\nb,i3,1\na,i2,1\nc,what,1\n")
+    files = ["--input", tmp_path / "log.csv", "--output", tmp_path / "o.jsonl", "--k", "2"]
+    folder = ask(capsys, model_dir, *files)
+    rows = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    remote = ask(capsys, "--server", server.address, "--model", "shop", "--user-column", "who", *files)
+    assert (remote.out, remote.err) == (folder.out, folder.err)
+    for line, row in zip((tmp_path / "o.jsonl").read_text().splitlines(), rows, strict=True):
+        del row["title"]
+        assert json.loads(line) == {**row, "score": pytest.approx(row["score"], rel=1e-5)}
+
+
 def test_the_input_is_filtered_as_the_training_data_was(model_dir, tmp_path, capsys):
     """The export stands for one of a run with a filter: its metadata says how the log was read."""
     filtered = tmp_path / "filtered"
@@ -199,6 +244,26 @@ def test_wrong_flags_of_recommend(arguments, capsys):
     assert "error:" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--history", "i1"],
+        ["model", "--history", "i1", "--server", "localhost:1", "--model", "shop"],
+        ["--history", "i1", "--server", "localhost:1"],
+        ["model", "--history", "i1", "--model", "shop"],
+        ["model", "--history", "i1", "--timeout", "3"],
+        ["model", "--history", "i1", "--token-file", "token"],
+        ["--history", "i1", "--server", "localhost:1", "--model", "shop", "--timeout", "0"],
+    ],
+    ids=" ".join,
+)
+def test_a_folder_or_a_server_answers(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        recommend.main(arguments)
+    assert stop.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
 def test_errors_of_an_export(run_dir, tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         export.main([str(tmp_path)])
@@ -232,6 +297,35 @@ def test_the_command_fails_with_one_line(tmp_path):
     answer = in_a_process("recommend", tmp_path / "nowhere", "--history", "i1")
     assert (answer.returncode, answer.stdout) == (1, "")
     assert answer.stderr.startswith(f"error: {tmp_path / 'nowhere'}: there is no such folder")
+    assert len(answer.stderr.splitlines()) == 1
+
+
+def in_a_process_without_tensorflow(*arguments):
+    code = (
+        "import sys, runpy\n"
+        "for name in ('tensorflow', 'keras'): sys.modules[name] = None\n"
+        f"sys.argv = {['recommend', *arguments]!r}\n"
+        "runpy.run_module('elcrec_tf.recommend', run_name='__main__')"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+def test_asking_a_server_needs_no_tensorflow(tmp_path):
+    (tmp_path / "log.csv").write_text("user,item,timestamp\na,i1,1\n")
+    with FakeServer() as server:
+        model = ["--server", server.address, "--model", "toy"]
+        answer = in_a_process_without_tensorflow(*model, "--history", "i0", "--k", "1")
+        file = in_a_process_without_tensorflow(*model, "--input", str(tmp_path / "log.csv"), "--output", str(tmp_path / "o.csv"))
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert [line.split() for line in answer.stdout.splitlines()] == [["rank", "item", "score"], ["1", "i1", "-1.0000"]]
+    assert (file.returncode, file.stderr) == (0, "")
+    assert file.stdout.endswith("3 recommendations for 1 users\n")
+
+
+def test_a_server_that_is_not_there_is_one_line():
+    answer = in_a_process("recommend", "--server", "127.0.0.1:1", "--model", "shop", "--timeout", "0.3", "--history", "i1")
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert answer.stderr.startswith("error: 127.0.0.1:1: UNAVAILABLE (")
     assert len(answer.stderr.splitlines()) == 1
 
 

@@ -1,6 +1,6 @@
 """Recommendations for every user of a file, read as a log is read for training, written piece by piece.
 
-Imports no TensorFlow: the caller brings the `Recommender`.
+Imports no TensorFlow: the caller brings the `Recommender`, or a server's.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,9 +24,7 @@ from elcrec_tf.data.sequence_file import read_sequence_events
 from elcrec_tf.data.tables import FORMATS, file_format
 from elcrec_tf.errors import UserError
 from elcrec_tf.files import atomic_path
-
-if TYPE_CHECKING:
-    from elcrec_tf.serving.recommender import Recommender
+from elcrec_tf.serving.answers import AnyRecommender
 
 READ_AS_TRAINED = ("user_column", "item_column", "time_column", "filter_column", "min_value", "keep_values")
 """The fields of `DataConfig` that an input takes over from the training data."""
@@ -80,12 +78,12 @@ def input_config(metadata: Mapping[str, Any], flags: Mapping[str, Any]) -> DataC
     return DataConfig(**{**fields, **flags})
 
 
-def output_schema(recommender: Recommender) -> pa.Schema:
+def output_schema(recommender: AnyRecommender) -> pa.Schema:
     """Columns of the output: a row a recommendation, rank 1 is the best, users in the order of the input.
 
     `title` is there only where the catalogue has titles, null for an item without one.
     """
-    title = [("title", pa.string())] if recommender.catalog.titles else []
+    title = [("title", pa.string())] if recommender.titles else []
     return pa.schema([("user", pa.string()), ("rank", pa.int32()), ("item", pa.string()), *title, ("score", pa.float32())])
 
 
@@ -103,7 +101,7 @@ def read_events(source: Path, config: DataConfig) -> Events:
     return read_sequence_events(source) if format == "sequences" else read_log_events(source, format, config)
 
 
-def coverage(recommender: Recommender, events: Events) -> Coverage:
+def coverage(recommender: AnyRecommender, events: Events) -> Coverage:
     """Count what the model does not know."""
     known = recommender.known(events.item_ids)[events.items]
     return Coverage(
@@ -115,10 +113,10 @@ def coverage(recommender: Recommender, events: Events) -> Coverage:
 
 
 def recommend_events(
-    recommender: Recommender, events: Events, k: int, include_history: bool = False, users_at_a_time: int = USERS_AT_A_TIME
+    recommender: AnyRecommender, events: Events, k: int, include_history: bool = False, users_at_a_time: int = USERS_AT_A_TIME
 ) -> Iterator[pa.Table]:
     """Yield tables of `output_schema` for `users_at_a_time` users each, `ceil(users / users_at_a_time)` of them."""
-    schema, titles = output_schema(recommender), recommender.catalog.titles
+    schema, titles = output_schema(recommender), recommender.titles
     ends = np.cumsum(np.bincount(events.users, minlength=len(events.user_ids)))
     starts = np.concatenate([[0], ends[:-1]])
     for first in range(0, len(ends), users_at_a_time):

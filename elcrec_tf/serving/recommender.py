@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,14 @@ import tensorflow as tf
 
 from elcrec_tf.data.catalog import Catalog
 from elcrec_tf.errors import UserError
+from elcrec_tf.serving.answers import Answers
+from elcrec_tf.serving.histories import ItemId, batches, decode, encode, texts
 from elcrec_tf.serving.layout import CATALOG, read_metadata, version_folder
-
-ItemId = str | int
 
 # Bounds on a batch: rows, cells of the padded histories (strings of 24 bytes), cells of the scores (floats).
 _ROWS = 256
 _HISTORY_CELLS = 1 << 18
 _SCORE_CELLS = 1 << 25
-_NARROWEST = 16
 
 
 @dataclass(frozen=True)
@@ -37,23 +35,6 @@ class Recommendation:
     item_id: str
     score: float
     title: str | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Answers:
-    """The exported model's answers to `n` histories, as arrays.
-
-    Attributes:
-        item_ids: `[n, k]` str objects, best first; `""` where nothing is left to recommend.
-        scores: `[n, k]` float32; -inf where there is no item.
-        intent: `[n]` int32 index of the history's latent intent; -1 under the fallback.
-        fallback: `[n]` bool, True where no item of the history is known and popularity answers.
-    """
-
-    item_ids: np.ndarray
-    scores: np.ndarray
-    intent: np.ndarray
-    fallback: np.ndarray
 
 
 class Recommender:
@@ -80,6 +61,11 @@ class Recommender:
         self.top_k = int(metadata["top_k"])
         self._loaded = loaded  # holds the variables that the signatures read
         self._rows = max(1, min(_ROWS, _SCORE_CELLS // (catalog.num_items + 1)))
+
+    @property
+    def titles(self) -> Mapping[str, str]:
+        """The catalogue's titles by item id."""
+        return self.catalog.titles
 
     @staticmethod
     def load(directory: str | Path) -> Recommender:
@@ -120,7 +106,7 @@ class Recommender:
             UserError: for `k` out of bounds, or ids of another type.
         """
         answers = self.answer(histories, k, include_history)
-        titles = self.catalog.titles
+        titles = self.titles
         return [
             [Recommendation(raw, float(score), titles.get(raw)) for raw, score in zip(ids, scores, strict=True) if raw]
             for ids, scores in zip(answers.item_ids, answers.scores, strict=True)
@@ -129,17 +115,12 @@ class Recommender:
     def answer(self, histories: Sequence[Sequence[ItemId]], k: int = 10, include_history: bool = False) -> Answers:
         """As `recommend`, as arrays, with each history's intent and whether the fallback answered."""
         self.check_k(k)
-        texts = [_texts(history) for history in histories]
+        checked = [texts(history) for history in histories]
         signature = self._loaded.signatures["recommend_with_history" if include_history else "recommend"]
-        answers = Answers(
-            item_ids=np.full((len(texts), k), "", object),
-            scores=np.full((len(texts), k), -np.inf, np.float32),
-            intent=np.full(len(texts), -1, np.int32),
-            fallback=np.ones(len(texts), bool),
-        )
-        for positions, batch in _batches(texts, self._rows):
+        answers = Answers.blank(len(checked), k)
+        for positions, batch in _batches(checked, self._rows):
             outputs = {name: value.numpy() for name, value in signature(history=tf.constant(batch, tf.string)).items()}
-            answers.item_ids[positions] = _decode(outputs["item_ids"][:, :k])
+            answers.item_ids[positions] = decode(outputs["item_ids"][:, :k])
             answers.scores[positions] = outputs["scores"][:, :k]
             answers.intent[positions] = outputs["intent"]
             answers.fallback[positions] = outputs["fallback"]
@@ -153,41 +134,10 @@ class Recommender:
 
     def known(self, ids: Iterable[ItemId]) -> np.ndarray:
         """`[ids]` bool: which ids are in the catalogue."""
-        return self.catalog.index(_texts(ids)) > 0
-
-
-def _texts(history: Iterable[ItemId]) -> list[str]:
-    if isinstance(history, str | bytes):
-        raise UserError(f"a history should be a list of item ids. Received: {history!r}")
-    history = list(history)
-    for raw in history:
-        if not isinstance(raw, str | Integral) or isinstance(raw, bool):
-            raise UserError(f"item ids should be strings or whole numbers. Received: {raw!r}")
-    return [str(raw) for raw in history]
+        return self.catalog.index(texts(ids)) > 0
 
 
 def _batches(histories: list[list[str]], rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (positions, `[batch, width]` bytes objects), longest histories first, padded on the left with `b""` to a power of two.
-
-    Neighbours in that order are about as long, so little is padding, and only a handful of widths occur.
-    """
-    order = np.argsort([-len(history) for history in histories], kind="stable")
-    start = 0
-    while start < len(order):
-        longest = len(histories[order[start]])
-        width = max(_NARROWEST, 1 << max(longest - 1, 0).bit_length())
-        positions = order[start : start + max(1, min(rows, _HISTORY_CELLS // width))]
-        batch = np.full((len(positions), width), b"", object)
-        for row, position in enumerate(positions):
-            history = histories[position]
-            if history:
-                # Half a surrogate pair (a shell's broken bytes) has no UTF-8; this keeps it an unknown id.
-                batch[row, -len(history) :] = [raw.encode("utf-8", "surrogatepass") for raw in history]
+    """Yield (positions, `[batch, width]` bytes objects), longest histories first."""
+    for positions, (batch,) in batches([[encode(history) for history in histories]], rows, _HISTORY_CELLS):
         yield positions, batch
-        start += len(positions)
-
-
-def _decode(ids: np.ndarray) -> np.ndarray:
-    """`[n, k]` bytes objects as str objects; each distinct id is decoded once."""
-    texts = {raw: raw.decode() for raw in set(ids.flat)}
-    return np.array([texts[raw] for raw in ids.flat], object).reshape(ids.shape)

@@ -6,14 +6,18 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import elcrec_tf
 from elcrec_tf.errors import UserError
-from pipelines.benchmark import comparison, export, flags, objective, process, report, scaling, worker
+from elcrec_tf.serving.server import LocalServer
+from elcrec_tf.serving.server_options import ServerOptions
+from pipelines.benchmark import comparison, export, flags, objective, process, report, scaling, serving, worker
 from pipelines.benchmark.__main__ import main
 from pipelines.benchmark.flags import make_parser
 from pipelines.benchmark.journal import Journal
@@ -25,7 +29,7 @@ TINY = "--sim-users 60 --sim-items 40 --sim-intents 4 --repeats 1".split()
 FAST = "--floor-seconds 0.0001 --floor-megabytes 1".split()
 SMALL = "--hidden-size 8 --num-layers 1 --num-clusters 4 --max-length 10".split()
 UNCOMPILED = ["--xla", "off"]
-COMMANDS = ("train", "evaluate", "input", "export", "scaling", "peer")
+COMMANDS = ("train", "evaluate", "input", "export", "serve", "scaling", "peer")
 
 
 @pytest.fixture
@@ -118,6 +122,43 @@ def test_export(tmp_path, in_process):
     assert content["result"]["bytes"] > 0
     assert set(content["result"]["latency_ms"]) == {"1", "16", "256"}
     assert [len(calls) for calls in content["measurements"]["export/0"]["latency_ms"].values()] == [3, 3, 3]
+
+
+@contextmanager
+def server_in_process(folder, flags=()):
+    """The local server without a process of its own."""
+    options = ServerOptions(model_name=serving.MODEL, port=0, batching="--no-batching" not in flags, poll_seconds=0.05)
+    with LocalServer(folder, options, report=lambda line: None) as server:
+        yield serving.Server(SimpleNamespace(pid=os.getpid()), server.address)
+
+
+def test_serve(tmp_path, in_process, monkeypatch):
+    monkeypatch.setattr(serving, "running_server", server_in_process)
+    monkeypatch.setattr(serving, "_WARM_SECONDS", 0.1)
+    folder = tmp_path / "out"
+    chosen = ["--items", "300", "--clients", "1", "3", "--seconds", "0.3", "--swap-seconds", "0.3", "--output-dir", str(folder)]
+    main(["serve", *TINY, *SMALL, *chosen])
+    assert in_process == ["export", "in-process", *["load"] * 4, "load"]
+    content = check_outputs(folder, "serve")
+    assert content["dataset"]["items"] == 300
+    result = content["result"]
+    assert [(one["mode"], one["clients"], one["in_process_batch"]) for one in result["served"]] == [
+        ("batched", 1, 1),
+        ("batched", 3, 1),
+        ("not batched", 1, 1),
+        ("not batched", 3, 1),
+    ]
+    assert all(one["calls"] > 0 and one["errors"] == 0 for one in result["served"])
+    assert result["swaps"]["calls"] > 0
+    assert result["swaps"]["errors"] == {}
+    assert len(result["swaps"]["memory_bytes"]) == result["swaps"]["versions"] + 1
+
+
+def test_load_counts_what_fails(in_process):
+    spec = {"model": "model", "histories": [["a"]], "clients": 2, "seconds": 0.2, "warm_seconds": 0.0}
+    row = process.measure("load", address="127.0.0.1:1", **spec)
+    assert row["calls"] == []
+    assert set(row["errors"]) == {"UNAVAILABLE"}
 
 
 def test_scaling(tmp_path, monkeypatch, capsys):

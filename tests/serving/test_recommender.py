@@ -6,6 +6,7 @@ import pytest
 from elcrec_tf.data.catalog import Catalog
 from elcrec_tf.errors import UserError
 from elcrec_tf.serving import recommender as module
+from elcrec_tf.serving.layout import METADATA
 from elcrec_tf.serving.recommender import Recommendation, Recommender
 from elcrec_tf.serving.saved_model import export_saved_model
 from tests.serving.conftest import CLOSE, ODD, TITLES, by_hand, popular, tiny_model
@@ -101,15 +102,15 @@ def break_no_graph(version):
 
 
 def break_foreign(version):
-    shutil.rmtree(version / "assets.extra")
+    (version / METADATA).unlink()
 
 
 def break_metadata(version):
-    (version / "assets.extra" / "metadata.json").write_text("{")
+    (version / METADATA).write_text("{")
 
 
 def break_other_metadata(version):
-    (version / "assets.extra" / "metadata.json").write_text("[]")
+    (version / METADATA).write_text("[]")
 
 
 def break_catalog(version):
