@@ -229,8 +229,10 @@ class ServingModule(tf.Module):
         items = self._index.lookup(history)
         # The model reads its last column, so there has to be one, also where n is 0.
         padded = tf.pad(items, [[0, 0], [1, 0]], constant_values=PADDING)
-        fallback = tf.reduce_all(items == PADDING, axis=1)
-        return Prepared(items, prepare_history(padded, self.max_length), fallback)
+        # Servers pad to a few widths: the encoder sees no more than the longest history.
+        known = tf.math.count_nonzero(items, axis=1, dtype=tf.int32)
+        longest = tf.clip_by_value(tf.reduce_max(tf.concat([known, [1]], axis=0)), 1, self.max_length)
+        return Prepared(items, prepare_history(padded, self.max_length)[:, -longest:], known == 0)
 
     def score(self, prepared: Prepared) -> tuple[tf.Tensor, tf.Tensor]:
         """Score of every item, float32 `[batch, num_items + 1]` (column 0 means nothing), and the intent, int32 `[batch]`.
