@@ -1,0 +1,181 @@
+"""Answers requests that wait at the same time as one batch, with TensorFlow's own batching op, the one that TF Serving uses."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+NARROWEST = 16
+"""Least width that texts are padded to; wider ones go to the next power of two. Few widths mean few queues that share their batches."""
+
+_MOST_ROWS = 1 << 20  # of a request; the op splits it
+_MOST_QUEUED = 1 << 20  # batches; the bound on requests is the server's
+_PROBES = (19, 41)
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """How requests are joined.
+
+    Attributes:
+        max_batch_size: most rows of a batch.
+        timeout_ms: how long a batch that is not full waits for more rows while a thread is free.
+        num_threads: batches that run at the same time, over all signatures and versions.
+    """
+
+    max_batch_size: int
+    timeout_ms: float
+    num_threads: int
+
+    @property
+    def allowed_sizes(self) -> list[int]:
+        """The numbers of rows that a batch is padded to: powers of two, and the largest."""
+        return [*itertools.takewhile(lambda size: size < self.max_batch_size, (1 << bit for bit in range(31))), self.max_batch_size]
+
+
+class Slots:
+    """Numbers that name queues; a number that was given back is used again.
+
+    The batching op keeps every queue, by name, until the process ends, and looks at all of them for work. So a version takes the name
+    that a released one had, instead of a new one.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[int] = []
+        self._next = 0
+        self._lock = threading.Lock()
+
+    def take(self) -> int:
+        """The lowest free number."""
+        with self._lock:
+            if self._free:
+                return heapq.heappop(self._free)
+            self._next += 1
+            return self._next - 1
+
+    def give_back(self, slot: int) -> None:
+        """Free a number that nobody's requests use any more."""
+        with self._lock:
+            heapq.heappush(self._free, slot)
+
+
+SLOTS = Slots()
+"""One for the process, as the op's queues are."""
+
+
+def batched(function: Any, options: BatchOptions, queue: str) -> Callable[..., list[tf.Tensor]]:
+    """A signature's function for the rows of one request, which are answered together with those of other requests.
+
+    The call blocks, without Python's lock, until a batch with the rows was answered.
+
+    Args:
+        function: a signature's concrete function. Every input and output has the batch as its first dimension.
+        options: how requests are joined.
+        queue: only calls with the same name are joined, so it belongs to one version, signature and width of the inputs.
+
+    Returns:
+        A function of the inputs in the order of their names. It gives the outputs in the order of theirs, and int32 `[rows]`: how many
+        rows, padding among them, the batch of each row had.
+    """
+    inputs, outputs = sorted_specs(function)
+    specs = [tf.TensorSpec(spec.shape, spec.dtype, name=f"input_{position}") for position, spec in enumerate(inputs.values())]
+
+    @tf.function(input_signature=specs, autograph=False)
+    def whole_batch(*values: tf.Tensor) -> list[tf.Tensor]:
+        answers = function(**dict(zip(inputs, values, strict=True)))
+        rows = tf.shape(values[0])[0]
+        return [*(answers[name] for name in outputs), tf.fill([rows], rows)]
+
+    batch = whole_batch.get_concrete_function()
+
+    @tf.function(input_signature=specs, autograph=False)
+    def request(*values: tf.Tensor) -> list[tf.Tensor]:
+        # `tf.nondifferentiable_batch_function` is this op with a set of threads for each function; these share one.
+        return tf.raw_ops.BatchFunction(
+            in_tensors=values,
+            captured_tensors=batch.captured_inputs,
+            f=batch,
+            Tout=[output.dtype for output in batch.outputs],
+            num_batch_threads=options.num_threads,
+            max_batch_size=_MOST_ROWS,
+            allowed_batch_sizes=options.allowed_sizes,
+            batch_timeout_micros=round(options.timeout_ms * 1000),
+            max_enqueued_batches=_MOST_QUEUED,
+            enable_large_batch_splitting=True,
+            shared_name=f"elcrec_tf/{options.num_threads}/{options.max_batch_size}/{options.timeout_ms}",
+            batching_queue=queue,
+        )
+
+    return request.get_concrete_function()
+
+
+def sorted_specs(function: Any) -> tuple[dict[str, tf.TensorSpec], dict[str, tf.TensorSpec]]:
+    """The inputs and the outputs of a signature's concrete function, by name in alphabetical order."""
+    inputs, outputs = function.structured_input_signature[1], function.structured_outputs
+    return dict(sorted(inputs.items())), dict(sorted(outputs.items()))
+
+
+def can_batch(function: Any) -> bool:
+    """Whether every input and output has a first dimension of any size, as a batch has."""
+    inputs, outputs = sorted_specs(function)
+    shapes = [spec.shape for spec in (*inputs.values(), *outputs.values())]
+    return bool(inputs) and all(shape.rank is not None and shape.rank >= 1 and shape[0] is None for shape in shapes)
+
+
+def padded_axes(spec: tf.TensorSpec) -> tuple[int, ...]:
+    """The axes of an input that are padded: those of any size, after the first, where `""` can stand for nothing."""
+    return tuple(axis for axis, size in enumerate(spec.shape) if axis and size is None and spec.dtype == tf.string)
+
+
+def padded(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """Texts with `b""` after them up to a power of two along `axes`."""
+    shape = tuple(padded_size(size) if axis in axes else size for axis, size in enumerate(values.shape))
+    if shape == values.shape:
+        return values
+    room = np.full(shape, b"", object)
+    room[tuple(map(slice, values.shape))] = values
+    return room
+
+
+def padded_size(size: int) -> int:
+    """The power of two that a width is padded to."""
+    return max(NARROWEST, 1 << (size - 1).bit_length()) if size else NARROWEST
+
+
+def output_widths(function: Any) -> dict[str, dict[int, tuple[str, int]]]:
+    """Which dimensions of the outputs are as wide as a padded input, so that the padding has to be cut off again.
+
+    A signature does not say so. It is asked twice, for one row of nothing with widths that all differ.
+
+    Returns:
+        By output and axis, the input and its axis.
+    """
+    inputs, outputs = sorted_specs(function)
+    ends = [(name, axis) for name, spec in inputs.items() for axis in padded_axes(spec)]
+    if not ends or not any(None in spec.shape[1:] for spec in outputs.values()):
+        return {}
+    same = [set(_equal_sizes(function, dict(zip(ends, itertools.count(first, 2), strict=False)))) for first in _PROBES]
+    found: dict[str, dict[int, tuple[str, int]]] = {}
+    for output, axis, end in sorted(set.intersection(*same)):
+        found.setdefault(output, {})[axis] = end
+    return found
+
+
+def _equal_sizes(function: Any, sizes: Mapping[tuple[str, int], int]) -> Iterator[tuple[str, int, tuple[str, int]]]:
+    inputs, outputs = sorted_specs(function)
+    nothing = {
+        name: tf.zeros([1, *(sizes.get((name, axis), size or 1) for axis, size in enumerate(spec.shape) if axis)], spec.dtype)
+        for name, spec in inputs.items()
+    }
+    ends = {size: end for end, size in sizes.items()}
+    for name, values in function(**nothing).items():
+        for axis, size in enumerate(values.shape):
+            if axis and outputs[name].shape[axis] is None and size in ends:
+                yield name, axis, ends[size]

@@ -1,0 +1,245 @@
+"""One version of a SavedModel in memory: checks the inputs of its signatures and answers them."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+from elcrec_tf.serving import wire_pb2 as wire
+from elcrec_tf.serving.batching import (
+    SLOTS,
+    BatchOptions,
+    batched,
+    can_batch,
+    output_widths,
+    padded,
+    padded_axes,
+    padded_size,
+    sorted_specs,
+)
+from elcrec_tf.serving.layout import SAVED_MODEL
+from elcrec_tf.serving.request_error import RequestError, invalid
+from elcrec_tf.serving.tensors import DTYPE_NAMES, from_tensor
+from elcrec_tf.serving.warmup import read_warmup
+
+DEFAULT_SIGNATURE = "serving_default"
+"""What a request without a signature's name asks."""
+
+MOST_VALUES = 1 << 20
+"""Most values of an input, its padding included."""
+
+_MOST_QUEUES = 64  # of a signature; requests of further widths are answered one by one
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class Servable:
+    """A loaded version. Threads may share it; `close` it when the last request is answered.
+
+    Args:
+        folder: the version's folder.
+        version: its number.
+        options: how requests are joined; each is answered by itself if None.
+        most_rows: most rows of a call of a request that is answered by itself; one with more rows takes several.
+
+    Attributes:
+        version: its number.
+        metadata: the signatures as the SavedModel describes them, a serialized `SignatureDefMap`.
+
+    Raises:
+        Exception: whatever TensorFlow raises for a SavedModel that is broken.
+    """
+
+    def __init__(self, folder: Path, version: int, options: BatchOptions | None, most_rows: int) -> None:
+        self.version = version
+        self.metadata = _signature_defs(folder)
+        self._loaded = tf.saved_model.load(str(folder))  # holds the variables that the signatures read
+        self._slot = SLOTS.take()
+        try:
+            self._signatures = {
+                name: Signature(function, options, most_rows, f"{self._slot}/{name}") for name, function in self._loaded.signatures.items()
+            }
+            for request in read_warmup(folder):
+                name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+                self.signature(name).answer(request.inputs)
+        except BaseException:
+            self.close()
+            raise
+
+    def signature(self, name: str) -> Signature:
+        """A signature by name.
+
+        Raises:
+            RequestError: when there is no such signature.
+        """
+        found = self._signatures.get(name)
+        if found is None:
+            raise RequestError(grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
+        return found
+
+    def has_signature(self, name: str) -> bool:
+        """Whether there is such a signature."""
+        return name in self._signatures
+
+    def close(self) -> None:
+        """Let another version use the queues. No request may be in flight, and none may follow."""
+        SLOTS.give_back(self._slot)
+        self._signatures = {}
+        self._loaded = None
+
+
+class Signature:
+    """One signature of a loaded version.
+
+    Args:
+        function: its concrete function.
+        options: how requests are joined; each is answered by itself if None, and where an input or output has no batch dimension.
+        most_rows: most rows of one call for a request that is answered by itself.
+        queue: first part of the names of its queues.
+    """
+
+    def __init__(self, function: Any, options: BatchOptions | None, most_rows: int, queue: str) -> None:
+        self._function = function
+        self._inputs, self._outputs = sorted_specs(function)
+        self._has_rows = can_batch(function)
+        self._options = options if self._has_rows else None
+        self._most_rows = most_rows
+        self._queue = queue
+        self._padded = {name: padded_axes(spec) for name, spec in self._inputs.items()} if self._options else {}
+        self._widths = output_widths(function) if self._options else {}
+        self._batched: dict[tuple[tuple[int, ...], ...], Any] = {}
+        self._lock = threading.Lock()
+
+    def chosen(self, output_filter: Sequence[str]) -> Collection[str]:
+        """The outputs that a request wants: all without a filter.
+
+        Raises:
+            RequestError: for an output that is unknown or named twice.
+        """
+        if not output_filter:
+            return self._outputs
+        for name in output_filter:
+            if name not in self._outputs:
+                known = ", ".join(self._outputs)
+                raise invalid(f"output tensor alias not found in signature: {name} Outputs expected to be in the set {{{known}}}.")
+        if len(set(output_filter)) < len(output_filter):
+            raise invalid(f"duplicate output tensor alias: {', '.join(output_filter)}")
+        return output_filter
+
+    def answer(self, tensors: Mapping[str, wire.Tensor]) -> tuple[dict[str, np.ndarray], int]:
+        """Answer one request.
+
+        Args:
+            tensors: the inputs by name.
+
+        Returns:
+            All outputs by name, and how many rows the batch had that answered them (0 where there is no batch dimension).
+
+        Raises:
+            RequestError: for inputs that are not the signature's, and for what TensorFlow refuses.
+        """
+        values = self._checked(tensors)
+        rows = next(iter(values.values())).shape[0] if self._has_rows else 0
+        try:
+            if rows and self._options:
+                return self._answer_batched(values)
+            return self._answer_alone(values, rows), min(rows, self._most_rows)
+        except tf.errors.OpError as error:
+            raise RequestError(_CODES.get(error.error_code, grpc.StatusCode.UNKNOWN), _reason(error)) from None
+
+    def _answer_batched(self, values: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int]:
+        room = {name: padded(array, self._padded[name]) for name, array in values.items()}
+        function = self._batched_function(tuple(array.shape[1:] for array in room.values()))
+        if function is None:
+            rows = len(next(iter(values.values())))
+            return self._answer_alone(values, rows), min(rows, self._most_rows)
+        *answers, batch_rows = function(*(tf.convert_to_tensor(room[name], spec.dtype) for name, spec in self._inputs.items()))
+        outputs = {name: answer.numpy() for name, answer in zip(self._outputs, answers, strict=True)}
+        for name, axes in self._widths.items():
+            cut = [slice(None)] * outputs[name].ndim
+            for axis, (source, source_axis) in axes.items():
+                cut[axis] = slice(values[source].shape[source_axis])
+            outputs[name] = outputs[name][tuple(cut)]
+        return outputs, int(batch_rows.numpy()[0])  # indexing a tensor would run an operation
+
+    def _batched_function(self, widths: tuple[tuple[int, ...], ...]) -> Any:
+        """The function of a queue, made when it is first needed; None when the signature has too many of them."""
+        found = self._batched.get(widths)
+        if found is None and self._options is not None:
+            with self._lock:
+                found = self._batched.get(widths)
+                if found is None and len(self._batched) < _MOST_QUEUES:
+                    found = self._batched[widths] = batched(self._function, self._options, f"{self._queue}/{widths}")
+        return found
+
+    def _answer_alone(self, values: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
+        """Without other requests, in pieces of rows so that many rows do not need much memory."""
+        pieces = [
+            self._function(
+                **{
+                    name: tf.convert_to_tensor(array[start : start + self._most_rows] if rows else array, self._inputs[name].dtype)
+                    for name, array in values.items()
+                }
+            )
+            for start in range(0, max(rows, 1), self._most_rows)
+        ]
+        if len(pieces) == 1:
+            return {name: answer.numpy() for name, answer in pieces[0].items()}
+        return {name: np.concatenate([piece[name].numpy() for piece in pieces]) for name in self._outputs}
+
+    def _checked(self, tensors: Mapping[str, wire.Tensor]) -> dict[str, np.ndarray]:
+        """The inputs as arrays, in the order of their names, or the error that says what is wrong with them."""
+        if tensors.keys() != self._inputs.keys():
+            missing = ", ".join(sorted(self._inputs.keys() - tensors.keys()))
+            extra = ", ".join(sorted(tensors.keys() - self._inputs.keys()))
+            raise invalid(f"the inputs do not match the signature. Missing but required: {{{missing}}}. Sent extra: {{{extra}}}.")
+        values = {name: self._array(name, tensors[name]) for name in self._inputs}
+        if self._has_rows and len({array.shape[0] for array in values.values()}) > 1:
+            rows = ", ".join(f"{name} {array.shape[0]}" for name, array in values.items())
+            raise invalid(f"the inputs should have the same number of rows. Received: {rows}")
+        return values
+
+    def _array(self, name: str, tensor: wire.Tensor) -> np.ndarray:
+        spec = self._inputs[name]
+        if tensor.dtype != spec.dtype.as_datatype_enum:
+            given = DTYPE_NAMES.get(tensor.dtype, f"type {tensor.dtype}")
+            raise invalid(f"input {name} should be {spec.dtype.name} {_shape_text(spec.shape)}. Received: {given}")
+        try:
+            array = from_tensor(tensor, MOST_VALUES)
+        except ValueError as error:
+            raise invalid(f"input {name}: {error}") from None
+        if not spec.shape.is_compatible_with(array.shape):
+            raise invalid(f"input {name} should be {spec.dtype.name} {_shape_text(spec.shape)}. Received: shape {list(array.shape)}")
+        axes = self._padded.get(name, ())
+        if axes and math.prod(padded_size(size) if axis in axes else size for axis, size in enumerate(array.shape)) > MOST_VALUES:
+            raise invalid(f"input {name}: the shape {list(array.shape)} has too many values when it is padded (at most {MOST_VALUES})")
+        return array
+
+
+def _reason(error: tf.errors.OpError) -> str:
+    """The line of TensorFlow's message that says what was wrong: the last one that is no trace of operations."""
+    lines = [line.strip() for line in (error.message or "").splitlines()]
+    return [type(error).__name__, *(line for line in lines if line and not line.startswith("[["))][-1]
+
+
+def _shape_text(shape: tf.TensorShape) -> str:
+    return "of any shape" if shape.rank is None else f"[{', '.join('any' if size is None else str(size) for size in shape)}]"
+
+
+def _signature_defs(folder: Path) -> bytes:
+    """The SignatureDefs of a SavedModel's serving graph, without the one that initializes it, as a serialized SignatureDefMap."""
+    saved = SavedModel.FromString((folder / SAVED_MODEL).read_bytes())
+    graphs = [graph for graph in saved.meta_graphs if "serve" in graph.meta_info_def.tags]
+    found = wire.SignatureDefMap()
+    for graph in graphs[:1]:
+        for name, definition in graph.signature_def.items():
+            if name != "__saved_model_init_op":
+                found.signature_def[name].ParseFromString(definition.SerializeToString())
+    return found.SerializeToString()
