@@ -5,11 +5,10 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 NARROWEST = 16
@@ -70,24 +69,35 @@ SLOTS = Slots()
 """One for the process, as the op's queues are."""
 
 
-def batched(function: Any, options: BatchOptions, queue: str) -> Callable[..., list[tf.Tensor]]:
-    """A signature's function for the rows of one request, which are answered together with those of other requests.
+def batched(
+    function: Any,
+    options: BatchOptions,
+    queue: str,
+    room: Mapping[str, tuple[int, ...]],
+    widths: Mapping[str, Mapping[int, tuple[str, int]]],
+) -> Any:
+    """A signature's function for one request, which is answered together with others. Tensors come and go as serialized TensorProtos,
+    as gRPC carries them: what Python would do for every value costs more than the model.
 
-    The call blocks, without Python's lock, until a batch with the rows was answered.
+    The call blocks, without Python's lock, until a batch with the request's rows was answered.
 
     Args:
         function: a signature's concrete function. Every input and output has the batch as its first dimension.
         options: how requests are joined.
-        queue: only calls with the same name are joined, so it belongs to one version, signature and width of the inputs.
+        queue: only calls with the same name are joined, so it belongs to one version, signature and room.
+        room: for each input the shape, without rows, that it is padded to.
+        widths: `output_widths` of the function: what is cut off the outputs again.
 
     Returns:
-        A function of the inputs in the order of their names. It gives the outputs in the order of theirs, and int32 `[rows]`: how many
-        rows, padding among them, the batch of each row had.
+        A function of the inputs in the order of their names, string scalars. It gives the outputs in the order of theirs, string
+        `[outputs]`, and int32 `[rows]`: how many rows, padding among them, the batch of each row had.
     """
     inputs, outputs = sorted_specs(function)
-    specs = [tf.TensorSpec(spec.shape, spec.dtype, name=f"input_{position}") for position, spec in enumerate(inputs.values())]
+    padded_specs = [
+        tf.TensorSpec((None, *room[name]), spec.dtype, name=f"input_{position}") for position, (name, spec) in enumerate(inputs.items())
+    ]
 
-    @tf.function(input_signature=specs, autograph=False)
+    @tf.function(input_signature=batch_specs, autograph=False)
     def whole_batch(*values: tf.Tensor) -> list[tf.Tensor]:
         answers = function(**dict(zip(inputs, values, strict=True)))
         rows = tf.shape(values[0])[0]
@@ -95,11 +105,12 @@ def batched(function: Any, options: BatchOptions, queue: str) -> Callable[..., l
 
     batch = whole_batch.get_concrete_function()
 
-    @tf.function(input_signature=specs, autograph=False)
-    def request(*values: tf.Tensor) -> list[tf.Tensor]:
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string)] * len(inputs), autograph=False)
+    def request(*serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        values = {name: _parsed(one, spec) for one, (name, spec) in zip(serialized, inputs.items(), strict=True)}
         # `tf.nondifferentiable_batch_function` is this op with a set of threads for each function; these share one.
-        return tf.raw_ops.BatchFunction(
-            in_tensors=values,
+        *answers, rows = tf.raw_ops.BatchFunction(
+            in_tensors=[_padded(value, room[name]) for name, value in values.items()],
             captured_tensors=batch.captured_inputs,
             f=batch,
             Tout=[output.dtype for output in batch.outputs],
@@ -112,8 +123,28 @@ def batched(function: Any, options: BatchOptions, queue: str) -> Callable[..., l
             shared_name=f"elcrec_tf/{options.num_threads}/{options.max_batch_size}/{options.timeout_ms}",
             batching_queue=queue,
         )
+        cut = [_cut(answer, outputs[name], widths.get(name, {}), values) for name, answer in zip(outputs, answers, strict=True)]
+        return tf.stack([tf.io.serialize_tensor(answer) for answer in cut]), rows
 
     return request.get_concrete_function()
+
+
+def _parsed(serialized: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
+    return tf.ensure_shape(tf.io.parse_tensor(serialized, spec.dtype), spec.shape)
+
+
+def _padded(value: tf.Tensor, room: tuple[int, ...]) -> tf.Tensor:
+    """With nothing after its values, up to `room` on all axes but the first."""
+    missing = tf.constant((0, *room)) - tf.shape(value)
+    after = tf.concat([[0], missing[1:]], axis=0)
+    return tf.pad(value, tf.stack([tf.zeros_like(after), after], axis=1))
+
+
+def _cut(answer: tf.Tensor, spec: tf.TensorSpec, axes: Mapping[int, tuple[str, int]], values: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """Without what the padding of the inputs has added."""
+    for axis, (source, source_axis) in axes.items():
+        answer = tf.gather(answer, tf.range(tf.shape(values[source])[source_axis]), axis=axis)
+    return tf.ensure_shape(answer, spec.shape)
 
 
 def sorted_specs(function: Any) -> tuple[dict[str, tf.TensorSpec], dict[str, tf.TensorSpec]]:
@@ -132,16 +163,6 @@ def can_batch(function: Any) -> bool:
 def padded_axes(spec: tf.TensorSpec) -> tuple[int, ...]:
     """The axes of an input that are padded: those of any size, after the first, where `""` can stand for nothing."""
     return tuple(axis for axis, size in enumerate(spec.shape) if axis and size is None and spec.dtype == tf.string)
-
-
-def padded(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    """Texts with `b""` after them up to a power of two along `axes`."""
-    shape = tuple(padded_size(size) if axis in axes else size for axis, size in enumerate(values.shape))
-    if shape == values.shape:
-        return values
-    room = np.full(shape, b"", object)
-    room[tuple(map(slice, values.shape))] = values
-    return room
 
 
 def padded_size(size: int) -> int:

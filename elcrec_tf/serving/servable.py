@@ -20,14 +20,13 @@ from elcrec_tf.serving.batching import (
     batched,
     can_batch,
     output_widths,
-    padded,
     padded_axes,
     padded_size,
     sorted_specs,
 )
 from elcrec_tf.serving.layout import SAVED_MODEL
 from elcrec_tf.serving.request_error import RequestError, invalid
-from elcrec_tf.serving.tensors import DTYPE_NAMES, from_tensor
+from elcrec_tf.serving.tensors import DTYPE_NAMES, from_tensor, to_tensor
 from elcrec_tf.serving.warmup import read_warmup
 
 DEFAULT_SIGNATURE = "serving_default"
@@ -133,14 +132,15 @@ class Signature:
             raise invalid(f"duplicate output tensor alias: {', '.join(output_filter)}")
         return output_filter
 
-    def answer(self, tensors: Mapping[str, wire.Tensor]) -> tuple[dict[str, np.ndarray], int]:
+    def answer(self, tensors: Mapping[str, wire.Tensor]) -> tuple[dict[str, bytes], int]:
         """Answer one request.
 
         Args:
             tensors: the inputs by name.
 
         Returns:
-            All outputs by name, and how many rows the batch had that answered them (0 where there is no batch dimension).
+            All outputs by name, each a serialized `wire.Tensor`, and how many rows the batch had that answered them (0 where there is
+            no batch dimension).
 
         Raises:
             RequestError: for inputs that are not the signature's, and for what TensorFlow refuses.
@@ -148,35 +148,35 @@ class Signature:
         values = self._checked(tensors)
         rows = next(iter(values.values())).shape[0] if self._has_rows else 0
         try:
-            if rows and self._options:
-                return self._answer_batched(values)
-            return self._answer_alone(values, rows), min(rows, self._most_rows)
+            if rows and self._options and (answered := self._answer_batched(tensors, values)):
+                return answered
+            outputs = self._answer_alone(values, rows)
+            return {name: to_tensor(array).SerializeToString() for name, array in outputs.items()}, min(rows, self._most_rows)
         except tf.errors.OpError as error:
             raise RequestError(_CODES.get(error.error_code, grpc.StatusCode.UNKNOWN), _reason(error)) from None
 
-    def _answer_batched(self, values: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int]:
-        room = {name: padded(array, self._padded[name]) for name, array in values.items()}
-        function = self._batched_function(tuple(array.shape[1:] for array in room.values()))
+    def _answer_batched(self, tensors: Mapping[str, wire.Tensor], values: Mapping[str, np.ndarray]) -> tuple[dict[str, bytes], int] | None:
+        """None when the signature has too many queues for another one."""
+        room = tuple(
+            tuple(padded_size(size) if axis in self._padded[name] else size for axis, size in enumerate(array.shape) if axis)
+            for name, array in values.items()
+        )
+        function = self._batched_function(room)
         if function is None:
-            rows = len(next(iter(values.values())))
-            return self._answer_alone(values, rows), min(rows, self._most_rows)
-        *answers, batch_rows = function(*(tf.convert_to_tensor(room[name], spec.dtype) for name, spec in self._inputs.items()))
-        outputs = {name: answer.numpy() for name, answer in zip(self._outputs, answers, strict=True)}
-        for name, axes in self._widths.items():
-            cut = [slice(None)] * outputs[name].ndim
-            for axis, (source, source_axis) in axes.items():
-                cut[axis] = slice(values[source].shape[source_axis])
-            outputs[name] = outputs[name][tuple(cut)]
-        return outputs, int(batch_rows.numpy()[0])  # indexing a tensor would run an operation
+            return None
+        answers, batch_rows = function(*(tf.constant(tensors[name].SerializeToString()) for name in self._inputs))
+        return dict(zip(self._outputs, answers.numpy().tolist(), strict=True)), int(batch_rows.numpy()[0])
 
-    def _batched_function(self, widths: tuple[tuple[int, ...], ...]) -> Any:
-        """The function of a queue, made when it is first needed; None when the signature has too many of them."""
-        found = self._batched.get(widths)
+    def _batched_function(self, room: tuple[tuple[int, ...], ...]) -> Any:
+        """The function of a queue, made when it is first needed."""
+        found = self._batched.get(room)
         if found is None and self._options is not None:
             with self._lock:
-                found = self._batched.get(widths)
+                found = self._batched.get(room)
                 if found is None and len(self._batched) < _MOST_QUEUES:
-                    found = self._batched[widths] = batched(self._function, self._options, f"{self._queue}/{widths}")
+                    by_name = dict(zip(self._inputs, room, strict=True))
+                    found = batched(self._function, self._options, f"{self._queue}/{room}", by_name, self._widths)
+                    self._batched[room] = found
         return found
 
     def _answer_alone(self, values: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:

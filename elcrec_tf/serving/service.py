@@ -14,7 +14,6 @@ from elcrec_tf.serving import wire_pb2 as wire
 from elcrec_tf.serving.request_error import RequestError, invalid
 from elcrec_tf.serving.servable import DEFAULT_SIGNATURE
 from elcrec_tf.serving.server_metrics import ServerMetrics
-from elcrec_tf.serving.tensors import to_tensor
 from elcrec_tf.serving.versions import Versions
 
 _METADATA_FIELD = "signature_def"
@@ -64,7 +63,9 @@ class Service:
                 version = servable.version
             if batch_rows:
                 self._metrics.batch_rows.observe(batch_rows)
-            response = wire.PredictResponse(outputs={output: to_tensor(outputs[output]) for output in wanted})
+            response = wire.PredictResponse()
+            for output in wanted:
+                response.outputs[output].MergeFromString(outputs[output])
             _fill_spec(response.model_spec, request.model_spec.name, version).signature_name = name
             answer = response.SerializeToString()
             code = grpc.StatusCode.OK

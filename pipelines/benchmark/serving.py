@@ -164,8 +164,8 @@ def _repeat(run: Run, repeat: int, export: Any, histories: list[list[str]]) -> d
 
 
 def _load(run: Run, name: str, server: Server, histories: list[list[str]], clients: int, seconds: float) -> dict[str, Any]:
-    spec = {"address": server.address, "model": MODEL, "histories": histories, "clients": clients, "seconds": seconds}
-    return run.fresh(name, "load", warm_seconds=_WARM_SECONDS, **spec)
+    asked = {"model": MODEL, "histories": histories, "clients": clients, "seconds": seconds, "warm_seconds": _WARM_SECONDS}
+    return run.fresh(name, "load", None, address=server.address, **asked)
 
 
 def _reduced(row: Mapping[str, Any], size: int) -> dict[str, Any]:
