@@ -93,8 +93,8 @@ def batched(
         `[outputs]`, and int32 `[rows]`: how many rows, padding among them, the batch of each row had.
     """
     inputs, outputs = sorted_specs(function)
-    padded_specs = [
-        tf.TensorSpec((None, *room[name]), spec.dtype, name=f"input_{position}") for position, (name, spec) in enumerate(inputs.items())
+    batch_specs = [
+        tf.TensorSpec((None, *room[name]), spec.dtype, name=f"input_{place}") for place, (name, spec) in enumerate(inputs.items())
     ]
 
     @tf.function(input_signature=batch_specs, autograph=False)
