@@ -347,3 +347,11 @@ def test_tls_with_client_certificates(folder, certificates):
 def test_files_that_are_no_certificates_are_users_errors(folder, certificates, files, message):
     with pytest.raises(UserError, match=message):
         local_server(folder, **{name: certificates / file for name, file in files.items()})
+
+
+def test_an_export_is_warm_in_every_queue_before_it_answers(exported):
+    with local_server(exported) as server, server.versions.use(asking.spec("tiny")) as servable:
+        queues = {name: signature._batched.keys() for name, signature in servable._signatures.items()}
+        assert queues["recommend"] == queues["serving_default"] == {((16,),), ((64,),)}
+        assert queues["recommend_k"] == {((16,), (16,), (16,), ()), ((64,), (64,), (64,), ())}  # allow, exclude, history, k
+        assert queues["similar_items"] == {((),)}
