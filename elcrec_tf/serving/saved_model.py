@@ -146,7 +146,7 @@ def _write(module: ServingModule, catalog: Catalog, folder: Path, metadata: Mapp
     signatures = module.signatures()
     tf.saved_model.save(module, str(folder), signatures=signatures)
     catalog.save(folder / CATALOG)
-    write_warmup(folder, name, signatures, catalog.ids[:_WARMUP_ITEMS])
+    write_warmup(folder, name, signatures, catalog.ids[:_WARMUP_ITEMS].tolist())
     own = {
         "elcrec_tf": __version__,
         "tensorflow": tf.__version__,

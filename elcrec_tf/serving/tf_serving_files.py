@@ -25,8 +25,7 @@ def stable_version(directory: Path, versions: Collection[int]) -> int:
         found = _STABLE.search((directory / SERVING_FILES / MODELS_CONFIG).read_text(encoding="utf-8"))
     except OSError:
         found = None
-    labelled = int(found.group(1)) if found else None
-    return labelled if labelled in versions else min(versions)
+    return int(found.group(1)) if found and int(found.group(1)) in versions else min(versions)
 
 
 def write_serving_files(directory: Path, versions: Collection[int]) -> None:
