@@ -45,7 +45,19 @@ BACKEND_FREE = (
 # It names TensorFlow inside functions that another backend never calls.
 COMPILES = "kernels"
 # What an entry point needs before it has parsed its flags.
-LIGHT = ("__init__", "errors", "padding", "config_fields", "config", "files", "cli", "run_folder")
+LIGHT = (
+    "__init__",
+    "errors",
+    "padding",
+    "config_fields",
+    "config",
+    "files",
+    "cli",
+    "run_folder",
+    "search_parameter",
+    "search_space",
+    "search_folder",
+)
 
 
 def _modules():
