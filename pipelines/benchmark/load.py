@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from elcrec_tf.serving import wire_pb2 as wire
-from elcrec_tf.serving.connection import PREDICT
 from elcrec_tf.serving.tensors import to_tensor
 
 _WIDTH = 64
@@ -34,6 +33,8 @@ def measure(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 async def _load(spec: Mapping[str, Any]) -> dict[str, Any]:
     import grpc
+
+    from elcrec_tf.serving.connection import PREDICT
 
     payloads = [_payload(spec["model"], history) for history in spec["histories"]]
     clients = spec["clients"]

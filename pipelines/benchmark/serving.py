@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +108,8 @@ def running_server(folder: Path, flags: Sequence[str] = ()) -> Iterator[Server]:
             watchdog.cancel()
             if not line:
                 assert process.stderr is not None
-                raise UserError(f"the server did not start: {process.stderr.read().strip().splitlines()[-1:] or 'no message'}")
+                lines = process.stderr.read().strip().splitlines() or ["no message"]
+                raise UserError(f"the server did not start: {lines[-1]}")
             yield Server(process, line.split()[-1])
         finally:
             process.terminate()
@@ -118,13 +119,10 @@ def benchmark(run: Run) -> Report:
     """One export for all; then in process, and under load with each number of clients and each mode, for every repeat."""
     with tempfile.TemporaryDirectory(prefix="elcrec-serving-") as name:
         folder = Path(name, MODEL)
-        exported = False
 
-        def export() -> Path:
-            nonlocal exported
-            if not exported:
-                run.fresh("export", "export", folder=str(folder), synthetic=catalogue_spec(run.options.items))
-                exported = True
+        @cache
+        def export() -> Path:  # at the first measurement that the journal does not have
+            run.fresh("export", "export", folder=str(folder), synthetic=catalogue_spec(run.options.items))
             return folder
 
         histories = raw_histories(run.sequences, run.config.model.max_length, run.config.train.seed)
