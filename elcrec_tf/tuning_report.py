@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
-from tensorboard.plugins.hparams import api as hparams
+from tensorboard.plugins.hparams import summary_v2 as hparams  # not its api, which asks for tf.keras: retrieval.py says why that matters
 
 from elcrec_tf.data.sequences import Sequences
 from elcrec_tf.files import write_json

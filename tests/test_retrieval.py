@@ -9,6 +9,15 @@ import tensorflow as tf
 from elcrec_tf.ranking import ranking_metrics, target_ranks
 from elcrec_tf.retrieval import ItemIndex, best_items, tensorflow_recommenders
 
+EVERY_MODULE = """
+import importlib, pkgutil
+import elcrec_tf
+for module in pkgutil.walk_packages(elcrec_tf.__path__, "elcrec_tf."):
+    importlib.import_module(module.name)
+from elcrec_tf.retrieval import tensorflow_recommenders
+tensorflow_recommenders()
+print("loaded")
+"""
 TOO_LATE = """
 import tensorflow as tf
 tf.keras.layers.Dense
@@ -81,3 +90,9 @@ def test_too_late_for_the_legacy_switch_is_one_clear_line():
     answer = subprocess.run([sys.executable, "-c", TOO_LATE], capture_output=True, text=True, env=environment)
     assert answer.stdout.startswith("tensorflow-recommenders needs tf.keras to be Keras 2"), answer.stderr
     assert answer.stdout.count("\n") == 1
+
+
+def test_no_module_of_the_package_uses_tf_keras_first():
+    environment = {name: value for name, value in os.environ.items() if name != "TF_USE_LEGACY_KERAS"}
+    answer = subprocess.run([sys.executable, "-c", EVERY_MODULE], capture_output=True, text=True, env=environment)
+    assert answer.stdout == "loaded\n", answer.stderr
