@@ -18,7 +18,7 @@ from elcrec_tf.data.pipeline import RankingData
 from elcrec_tf.errors import UserError
 from elcrec_tf.evaluation import Ranker, output_model
 from elcrec_tf.files import atomic_path
-from elcrec_tf.intents import assignment_health, center_health, view_health
+from elcrec_tf.intents import assignment_health, center_health, separation, view_health
 from elcrec_tf.ranking import ranking_metrics
 from elcrec_tf.run_folder import RunFolder
 
@@ -28,8 +28,8 @@ class ContrastiveLossCallback(keras.callbacks.Callback):
 
     At the beginning of an epoch it sets the model's weights of the sequence and intent contrastive losses to their configured
     values times `factor(epoch)`, and the temperature. At its end it adds to the logs: `intents_used`, `intent_perplexity`,
-    `largest_intent`, `smallest_intent`, `center_cosine_mean`, `center_cosine_max`, `view_alignment`, `view_uniformity` (see
-    `elcrec_tf.intents`), the scheduled values, and `revived` when dead centres may be revived.
+    `largest_intent`, `smallest_intent`, `intent_separation`, `center_cosine_mean`, `center_cosine_max`, `view_alignment`,
+    `view_uniformity` (see `elcrec_tf.intents`) of the intents in use, the scheduled values, and `revived` when dead centres may be.
 
     Args:
         epochs: length of the schedule.
@@ -98,9 +98,11 @@ class ContrastiveLossCallback(keras.callbacks.Callback):
         pooled = {name: self._predict(views)["pooled"] for name, views in self.probe.items() if name != "history"}
         intents = self._predict(self.probe["history"])["intents"]
         assigned = self.assignments() if self.assignments else intents.argmax(-1)
-        centers = self.model.cluster_centers
-        logs |= assignment_health(assigned, centers.num_clusters)
-        logs |= center_health(keras.ops.convert_to_numpy(centers.centers))
+        layer = self.model.cluster_centers
+        in_use = layer.in_use()
+        logs |= assignment_health(np.searchsorted(in_use, assigned), len(in_use))
+        logs["intent_separation"] = separation(intents[:, in_use])
+        logs |= center_health(keras.ops.convert_to_numpy(layer.centers)[in_use])
         logs |= view_health(pooled["view_a"], pooled["view_b"])
         logs |= {f"{name}_weight": self._start[name] * self.factor(epoch) for name in self._start}
         logs["temperature"] = float(keras.ops.convert_to_numpy(self.model.temperature))

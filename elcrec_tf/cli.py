@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import os
 import shlex
 import shutil
@@ -86,7 +87,15 @@ def _add_flag(section: Any, field: dataclasses.Field[Any], hint: Any, default: s
         section.add_argument(name, nargs="+", type=element, choices=meta["choices"], metavar=_metavar(meta, element), **options)
     else:
         element = next(kind for kind in kinds if kind is not type(None))
-        section.add_argument(name, type=element, choices=meta["choices"], metavar=_metavar(meta, element), **options)
+        read = element if meta["word"] is None else functools.partial(_number_or_word, element, meta["word"])
+        section.add_argument(name, type=read, choices=meta["choices"], metavar=_metavar(meta, element), **options)
+
+
+def _number_or_word(kind: type, word: str, text: str) -> Any:
+    try:
+        return word if text == word else kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"should be a number or {word}. Received: {text!r}") from None
 
 
 def _metavar(meta: Any, element: type) -> str | None:

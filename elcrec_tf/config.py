@@ -86,12 +86,29 @@ class ModelConfig(Group):
     dropout: float = field(0.5, "dropout rate, everywhere", low=0, below=1)
     score: str = field("cosine", "how a state scores an item", choices=("dot", "cosine"))
     score_temperature: float = field(0.1, "start of the cosine score's learnable temperature", above=0)
-    num_clusters: int = field(256, "latent intents (cluster centres)", low=2)
+    num_clusters: int | str = field(
+        256,
+        "latent intents (cluster centres); auto starts with --most-clusters and lets training decide how many it keeps",
+        low=2,
+        word="auto",
+        metavar="N|auto",
+    )
+    most_clusters: int = field(256, "intents that --num-clusters auto starts with, and has at most", low=2)
     centers_start: str = field(
         "random", "start of the centres: random unit vectors, or k-means on the untrained encoder's outputs", choices=("random", "kmeans")
     )
     intent_pooling: str = field("last", "state that stands for a history when its intent is chosen", choices=("mean", "last"))
     fusion: str = field("shift", "how a state is fused with its nearest intent", choices=("shift", "concat"))
+
+    @property
+    def auto_clusters(self) -> bool:
+        """Whether training decides the number of intents."""
+        return self.num_clusters == "auto"
+
+    @property
+    def centers(self) -> int:
+        """Cluster centres that training starts with."""
+        return self.most_clusters if isinstance(self.num_clusters, str) else self.num_clusters
 
 
 @dataclass(frozen=True)
@@ -221,6 +238,8 @@ class Config:
             raise UserError(
                 f"model.hidden_size should be a multiple of model.num_heads. Received: {self.model.hidden_size} and {self.model.num_heads}"
             )
+        if self.model.auto_clusters and self.schedule.revive_below:
+            raise UserError("schedule.revive_below keeps every intent in use, where model.num_clusters auto decides which are; set it to 0")
         if self.loss.sequence_pooling == "flatten" and not self.loss.official_padding:
             raise UserError('loss.sequence_pooling "flatten" compares all positions, padding included: it needs loss.official_padding true')
 

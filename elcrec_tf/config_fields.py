@@ -24,12 +24,14 @@ def field(
     above: float | None = None,
     below: float | None = None,
     metavar: str | None = None,
+    word: str | None = None,
 ) -> Any:
-    """A dataclass field with its help text, its `choices` and its bounds (`low`, `high` inclusive; `above`, `below` exclusive)."""
-    return dataclasses.field(
-        default=default,
-        metadata={"help": help, "choices": choices, "low": low, "high": high, "above": above, "below": below, "metavar": metavar},
-    )
+    """A dataclass field with its help text, its `choices` and its bounds (`low`, `high` inclusive; `above`, `below` exclusive).
+
+    `word` is what a field of numbers takes besides numbers.
+    """
+    bounds = {"low": low, "high": high, "above": above, "below": below}
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, **bounds, "metavar": metavar, "word": word})
 
 
 def element_type(hint: Any) -> type:
@@ -74,6 +76,8 @@ class Group:
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
             raise UserError(f"{name} should be of type {names}. Received: {value!r}")
+        if meta["word"] is not None and isinstance(value, str) and value != meta["word"]:
+            raise UserError(f"{name} should be a number or {meta['word']}. Received: {value!r}")
         if isinstance(value, tuple) and any(type(one) is not element_type(hint) for one in value):
             raise UserError(f"{name} should be of type tuple of {element_type(hint).__name__}. Received: {value!r}")
         if isinstance(value, float) and not math.isfinite(value):

@@ -5,6 +5,24 @@ from __future__ import annotations
 import numpy as np
 
 
+def unit_rows(vectors: np.ndarray) -> np.ndarray:
+    """Vectors `[n, size]` at length 1; a zero vector stays zero."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def separation(cosines: np.ndarray) -> float:
+    """How clearly users belong to one intent: the simplified silhouette (Hruschka et al., 2004), between 0 and 1, higher is better.
+
+    The mean of `1 - a/b` with the distances `1 - cosine` to the nearest centre (a) and to the next one (b). Two centres for one group of
+    users lower it, and so does one centre for two groups: it tells which of several numbers of intents fits.
+
+    Args:
+        cosines: `[users, k]` cosine of each user with each centre, k at least 2.
+    """
+    next_one, nearest = np.partition(cosines, (-2, -1), axis=1)[:, -2:].T
+    return float(np.mean((nearest - next_one) / np.maximum(1 - next_one, 1e-12)))
+
+
 def assignment_health(assigned: np.ndarray, num_clusters: int) -> dict[str, float]:
     """How users divide over the intents.
 
@@ -41,7 +59,7 @@ def view_health(view_a: np.ndarray, view_b: np.ndarray) -> dict[str, float]:
     Args:
         view_a, view_b: `[users, size]`, row i of both from the same user.
     """
-    a, b = (view / np.maximum(np.linalg.norm(view, axis=1, keepdims=True), 1e-12) for view in (view_a, view_b))
+    a, b = unit_rows(view_a), unit_rows(view_b)
     distance = 2 - 2 * a @ a.T
     different = distance[~np.eye(len(a), dtype=bool)]
     return {
@@ -61,6 +79,5 @@ def kmeans(vectors: np.ndarray, num_clusters: int, seed: int, tries: int = 1) ->
     """scikit-learn's KMeans on L2-normalised vectors, the best of `tries` starts: (centres `[k, size]`, labels `[n]`)."""
     from sklearn.cluster import KMeans
 
-    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    fitted = KMeans(num_clusters, n_init=tries, random_state=seed).fit(unit)
+    fitted = KMeans(num_clusters, n_init=tries, random_state=seed).fit(unit_rows(vectors))
     return fitted.cluster_centers_, fitted.labels_

@@ -191,7 +191,7 @@ def _contrast(products: Any, temperature: Any, weights: Any, labels: Any) -> tup
     return ops.squeeze(most + ops.log(sums), axis=-1), ops.cast(exponential * (weights[:, None] / sums), products.dtype)
 
 
-def elcm_paper(embeddings: Any, centers: Any, weights: Any = None) -> tuple[Any, Any]:
+def elcm_paper(embeddings: Any, centers: Any, weights: Any = None, active: Any = None) -> tuple[Any, Any]:
     """The two terms of the ELCM loss, Eq. 3, exactly as in the paper.
 
     `push = -1/((k-1)k) Σ_{i≠j} ‖ĉ_i - ĉ_j‖²` and `pull = 1/(bk) Σ_i Σ_j ‖ĥ_i - ĉ_j‖²`, with `ĥ`, `ĉ` L2-normalised. On the unit
@@ -199,19 +199,22 @@ def elcm_paper(embeddings: Any, centers: Any, weights: Any = None) -> tuple[Any,
 
     Args:
         embeddings: `[b, size]`; centers: `[k, size]`; weights: `[b]`, 0 for rows that do not count; all 1 if None.
+        active: `[k]`, 0 for centres that do not count; all 1 if None.
 
     Returns:
         (push, pull), two scalars; the loss is their sum.
     """
     embeddings, centers = unit(_float32(embeddings)), unit(_float32(centers))
-    k = centers.shape[0]
-    mean_center = ops.mean(centers, axis=0)
+    k = centers.shape[0] if active is None else ops.sum(active)
+    mean_center = _mean_rows(centers, active)
     push = -(2 - 2 * ops.sum(ops.square(mean_center))) * k / (k - 1)
     pull = _mean_rows(2 - 2 * ops.matmul(embeddings, mean_center), weights)
     return push, pull
 
 
-def elcm_assign(embeddings: Any, centers: Any, weights: Any = None, sharpness: float = ASSIGNMENT_SHARPNESS) -> tuple[Any, Any, Any]:
+def elcm_assign(
+    embeddings: Any, centers: Any, weights: Any = None, active: Any = None, sharpness: float = ASSIGNMENT_SHARPNESS
+) -> tuple[Any, Any, Any]:
     """ELCM that clusters: Eq. 3 with each embedding pulled to *its* centres, centres pushed apart pairwise, all of them used.
 
     With `p_ij = softmax_j(sharpness ĥ_i·ĉ_j)`:
@@ -222,25 +225,29 @@ def elcm_assign(embeddings: Any, centers: Any, weights: Any = None, sharpness: f
 
     Args:
         embeddings: `[b, size]`; centers: `[k, size]`; weights: `[b]`, 0 for rows that do not count; all 1 if None.
+        active: `[k]`, 0 for centres that do not count; all 1 if None.
         sharpness: inverse temperature of the assignment.
 
     Returns:
         (push, pull, balance), three scalars; the loss is their sum.
     """
     weights = ops.ones(ops.shape(embeddings)[:1], "float32") if weights is None else weights
-    return _elcm_assign(embeddings, centers, weights, sharpness=sharpness)
+    active = ops.ones(ops.shape(centers)[:1], "float32") if active is None else active
+    return _elcm_assign(embeddings, centers, weights, active, sharpness=sharpness)
 
 
 @fused
-def _elcm_assign(embeddings: Any, centers: Any, weights: Any, *, sharpness: float) -> tuple[Any, Any, Any]:
+def _elcm_assign(embeddings: Any, centers: Any, weights: Any, active: Any, *, sharpness: float) -> tuple[Any, Any, Any]:
     embeddings, centers = unit(_float32(embeddings)), unit(_float32(centers))
-    k = centers.shape[0]
+    counted = ops.greater(active, 0)
+    k = ops.sum(_float32(active))
     cosine = ops.matmul(embeddings, ops.transpose(centers))
-    assignment = ops.softmax(sharpness * cosine, axis=-1)
+    assignment = ops.softmax(ops.where(counted, sharpness * cosine, _EXCLUDED), axis=-1)
     pull = _mean_rows(ops.sum(assignment * (2 - 2 * cosine), axis=-1), weights)
     between = sharpness * ops.matmul(centers, ops.transpose(centers))
-    between = ops.where(ops.eye(k, dtype="bool"), _EXCLUDED, between)
-    push = (ops.logsumexp(between) - ops.log(float(k * (k - 1)))) / sharpness
+    pairs = ops.logical_and(counted[:, None], counted[None, :])
+    pairs = ops.logical_and(pairs, ops.logical_not(ops.eye(centers.shape[0], dtype="bool")))
+    push = (ops.logsumexp(ops.where(pairs, between, _EXCLUDED)) - ops.log(k * (k - 1))) / sharpness
     share = _mean_rows(assignment, weights)
     balance = ops.sum(share * ops.log(k * share + 1e-12))
     return push, pull, balance

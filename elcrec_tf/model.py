@@ -30,6 +30,7 @@ class ELCRec(keras.Model):
         max_length, hidden_size, num_layers, num_heads, dropout: of the encoder.
         score, score_temperature: of the score head, see `ItemEmbedding`.
         num_clusters: latent intents.
+        retirable_clusters: whether training may take intents out of use (see `ClusterCenters`).
         intent_pooling: what stands for a history when its intent is chosen: the `"mean"` of its states, or the `"last"`.
         fusion: Eq. 5: `"shift"` adds the nearest centre to a state, `"concat"` appends it.
         next_item: `"softmax"`, `"sampled_softmax"` or `"bce"`.
@@ -62,6 +63,7 @@ class ELCRec(keras.Model):
         score: str = "cosine",
         score_temperature: float = 0.1,
         num_clusters: int = 256,
+        retirable_clusters: bool = False,
         intent_pooling: str = "last",
         fusion: str = "shift",
         next_item: str = "softmax",
@@ -86,7 +88,7 @@ class ELCRec(keras.Model):
         _check_choice("sequence_pooling", sequence_pooling, ("mean", "flatten"))
         items = ItemEmbedding(num_items, hidden_size, score, score_temperature, dtype=dtype, name="item_embedding")
         encoder = SequenceEncoder(items, max_length, num_layers, num_heads, dropout, dtype=dtype, name="encoder")
-        centers = ClusterCenters(num_clusters, dtype=dtype, name="cluster_centers")
+        centers = ClusterCenters(num_clusters, retirable_clusters, dtype=dtype, name="cluster_centers")
 
         history = keras.Input((None,), dtype="int32", name="history")
         states = encoder(history)
@@ -210,7 +212,7 @@ class ELCRec(keras.Model):
 
     def _cluster_loss(self, pooled: Any, present: Any) -> Any:
         form = elcm_paper if self._arguments["cluster_form"] == "paper" else elcm_assign
-        return sum(form(pooled, self.cluster_centers.centers, present))
+        return sum(form(pooled, self.cluster_centers.centers, present, self.cluster_centers.active))
 
     def _contrastive_losses(self, x: Any, states: Any, intent: Any, present: Any) -> dict[str, Any]:
         arguments = self._arguments
@@ -233,6 +235,17 @@ class ELCRec(keras.Model):
             return ops.reshape(fused, (ops.shape(part["history"])[0], -1))
         return _mean_slots(fused, part, self._arguments["official_padding"])
 
+    def without_retired(self) -> "ELCRec":
+        """This model with the intents in use alone: itself where none can be retired, else a copy (not compiled)."""
+        if not self._arguments["retirable_clusters"]:
+            return self
+        centers, kept = self.cluster_centers, self.cluster_centers.in_use()
+        copy = ELCRec(**{**self._arguments, "num_clusters": len(kept), "retirable_clusters": False})
+        values = [weight for weight in self.weights if weight is not centers.active]
+        for target, source in zip(copy.weights, values, strict=True):
+            target.assign(ops.take(source, kept, axis=0) if source is centers.centers else source)
+        return copy
+
     def get_config(self) -> dict[str, Any]:
         return dict(self._arguments)
 
@@ -253,7 +266,8 @@ def build_model(config: Config, num_items: int) -> ELCRec:
         dropout=model.dropout,
         score=model.score,
         score_temperature=model.score_temperature,
-        num_clusters=model.num_clusters,
+        num_clusters=model.centers,
+        retirable_clusters=model.auto_clusters,
         intent_pooling=model.intent_pooling,
         fusion=model.fusion,
         next_item=loss.next_item,

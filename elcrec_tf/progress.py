@@ -51,6 +51,9 @@ class ProgressCallback(keras.callbacks.Callback):
             soft_wrap=True,
         )
         revived = f", {logs['revived']} revived" if "revived" in logs else ""
+        if "clusters" in logs:
+            changes = ", ".join(f"{logs[f'clusters_{name}']} {name}" for name in ("retired", "merged", "added"))
+            self.console.print(f"               {logs['clusters']} intents from now on ({changes})", style="dim", highlight=False)
         self.console.print(
             f"               intents: {logs['intents_used']:.0%} used, perplexity {logs['intent_perplexity']:.0f}, share of users "
             f"{logs['smallest_intent']:.2%} to {logs['largest_intent']:.2%}{revived}; centres' cosine mean "

@@ -57,9 +57,11 @@ def measure_recovery(model: ELCRec, sequences: Sequences, config: Config, folder
     own = config.loss.cluster_form
     other = next(form for form in FORMS if form != own)
     by_form = {own: model, other: reference(other, cluster_form=other)}
-    rows = [row(name, outputs(by_form[form])["intents"].argmax(-1), config.model.num_clusters) for form, name in FORMS.items()]
+    rows = [
+        row(name, outputs(by_form[form])["intents"].argmax(-1), by_form[form].cluster_centers.num_clusters) for form, name in FORMS.items()
+    ]
     clusters = min(config.simulator.sim_intents, len(users))
-    states = outputs(reference("without-elcm", cluster_weight=0.0))["pooled"]
+    states = outputs(reference("without-elcm", cluster_weight=0.0, num_clusters=config.model.centers))["pooled"]
     rows.append(row("k-means on the states, no ELCM", kmeans(states, clusters, config.train.seed, tries=10)[1], clusters))
     oracle = Oracle(config.simulator).intent_posterior(sequences, "test")[users].argmax(-1)
     return {"planted": config.simulator.sim_intents, "oracle_nmi": recovery(oracle, truth), "rows": rows}

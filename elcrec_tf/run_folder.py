@@ -162,9 +162,9 @@ class RunFolder:
         write_text(self.history_file, text.getvalue())
 
     def save_model(self, model: ELCRec) -> None:
-        """Write model.keras."""
+        """Write model.keras, with the intents in use alone."""
         with atomic_path(self.model_file) as temporary:
-            model.save(temporary)
+            model.without_retired().save(temporary)
 
     def save_checkpoint(self, model: ELCRec, epoch: int, best: bool) -> None:
         """Keep the model with its optimizer state as of the end of `epoch` (counted from 1), and drop older ones.
@@ -173,7 +173,9 @@ class RunFolder:
         """
         with atomic_path(self.path / "checkpoint" / f"epoch-{epoch:05d}.keras") as temporary:
             model.save(temporary)
-            if best:
+            if best and model.cluster_centers.retirable:
+                self.save_model(model)
+            elif best:  # the same file: copying is faster than saving
                 with atomic_path(self.model_file) as copy:
                     shutil.copyfile(temporary, copy)
         for number, path in self._checkpoints():

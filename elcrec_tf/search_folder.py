@@ -6,6 +6,7 @@ keras_tuner/       keras-tuner's own state
 trials/            a run folder for each trial, or one below for each of several executions
 trials.json        the results of all trials
 best_config.json   the best configuration, for elcrec_tf.train --config
+intents_config.json  where the number of intents is searched: the configuration whose intents fit the users best
 plots/             score against each field, number of intents and temperature, best so far
 tensorboard/       the trials for TensorBoard's HParams
 refit/             with --refit: runs of the best configuration, one a seed, reported in refit.json
@@ -18,6 +19,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +34,8 @@ from elcrec_tf.search_space import Space
 
 TUNERS = ("random", "bayesian", "hyperband", "grid")
 STORE = "keras_tuner"
+TOLERANCE = 0.02
+"""Scores this share below the best count as equally good when the number of intents is read off a search."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,10 @@ class SearchFolder:
     @property
     def best_config_file(self) -> Path:
         return self.path / "best_config.json"
+
+    @property
+    def intents_config_file(self) -> Path:
+        return self.path / "intents_config.json"
 
     def run(self, trial_id: str, execution: int, executions: int) -> RunFolder:
         """The run folder of an execution (from 0) of a trial."""
@@ -138,10 +146,12 @@ class SearchFolder:
         histories = [run.read_history() for run in runs if run.exists]
         status = {"COMPLETED": "completed", "FAILED": "failed"}.get(state["status"], "unfinished")
         failure = self.failure_file(trial)
+        best_rows = [max(rows, key=lambda row: row[f"val_{settings.objective}"]) for rows in histories if rows]
         return TrialResult(
             trial=trial,
             status=status,
             score=state["score"] if status == "completed" else None,
+            separation=statistics.mean(row["intent_separation"] for row in best_rows) if status == "completed" else None,
             values=settings.space.values(sampled),
             epochs=max((len(rows) for rows in histories), default=0),
             seconds=round(sum(row.get("seconds", 0.0) for rows in histories for row in rows), 2),
@@ -153,13 +163,15 @@ class SearchFolder:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """A trial as it is reported: `score` is its mean best validation metric, None unless it is completed; `values` are those of the
+    """A trial as it is reported: `score` is its mean best validation metric, None unless it is completed; `separation` is how clearly
+    users belong to one of its intents then (`intents.separation`); `values` are those of the
     searched fields; `epochs` and `seconds` are of training, with those of the trial that it `continues`, if any; `reason` says in a
     line why it failed; `runs` are its run folders."""
 
     trial: str
     status: str
     score: float | None
+    separation: float | None
     values: dict[str, Any]
     epochs: int
     seconds: float
@@ -175,6 +187,17 @@ def best_trial(trials: list[TrialResult]) -> TrialResult | None:
     """The completed trial with the highest score, the first of equals; None where there is none."""
     completed = [result for result in trials if result.score is not None]
     return max(completed, key=lambda result: result.score or 0.0, default=None)
+
+
+def clearest_trial(trials: list[TrialResult]) -> TrialResult | None:
+    """What a search says of the number of intents: of the trials that score as well as the best one (see `TOLERANCE`), the one whose
+    users belong most clearly to one intent. The score alone hardly tells: with too many intents it is as high as with the right number.
+    """
+    best = best_trial(trials)
+    if best is None:
+        return None
+    good = [result for result in trials if result.score is not None and result.score >= (1 - TOLERANCE) * (best.score or 0.0)]
+    return max(good, key=lambda result: result.separation or 0.0)
 
 
 def default_search_folder(dataset: str, parent: str | Path = "searches") -> SearchFolder:

@@ -58,7 +58,7 @@ class Space:
 
     def start(self) -> dict[str, Any]:
         """The values of the base configuration, or the nearest that the space has."""
-        fields = _flat(self.base)
+        fields = _flat(self.base.replace(num_clusters=self.base.model.centers))
         return {one.name: one.nearest(fields[one.name]) for one in self.parameters}
 
     def values(self, sampled: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from elcrec_tf.callbacks import (
     Snapshots,
     Validation,
 )
+from elcrec_tf.cluster_count import ClusterCount
 from elcrec_tf.config import Config
 from elcrec_tf.data.pipeline import histories, probe_views, ranking_batches
 from elcrec_tf.data.sequences import Sequences
@@ -35,6 +36,7 @@ from elcrec_tf.progress import ProgressCallback
 from elcrec_tf.run_folder import RunFolder, load_keras
 
 _PROBE_USERS = 1024
+_COUNTED_USERS = 4000
 _PROBE_LENGTH = 20  # latest items: enough to compare views, at a fraction of an epoch's cost
 
 
@@ -80,10 +82,8 @@ def check_trainable(sequences: Sequences, config: Config) -> None:
     users = int(np.sum(ends - starts >= 2))
     if not users:
         raise UserError(f"data set {sequences.name!r}: no user has the 4 events that training needs (2, and 2 held out)")
-    if config.model.centers_start == "kmeans" and users < config.model.num_clusters:
-        raise UserError(
-            f"--centers-start kmeans needs at least as many users as intents: {users} users, --num-clusters {config.model.num_clusters}"
-        )
+    if config.model.centers_start == "kmeans" and users < config.model.centers:
+        raise UserError(f"--centers-start kmeans needs at least as many users as intents: {users} users, {config.model.centers} intents")
 
 
 def check_resumable(folder: RunFolder, sequences: Sequences, config: Config) -> None:
@@ -136,6 +136,8 @@ def fit_model(sequences: Sequences, config: Config, folder: RunFolder, console: 
     )
     progress = ProgressCallback(console, train.epochs, train.monitor)
     callbacks = [EpochSeeds(train.seed), NanGuard(), validation, contrastive, recorder, progress]
+    if config.model.auto_clusters:
+        callbacks.insert(0, _cluster_count(sequences, config))
     callbacks.append(keras.callbacks.TensorBoard(str(folder.tensorboard), write_graph=False, profile_batch=0))
     if train.snapshot_epochs:
         callbacks.append(_snapshots(sequences, config, folder))
@@ -185,7 +187,12 @@ def _start_centers(model: ELCRec, sequences: Sequences, config: Config) -> None:
     """k-means on the untrained encoder's pooled states (as the official code starts)."""
     _, history = histories(sequences, "training", config.model.max_length, most=50_000, seed=config.train.seed)
     pooled = output_model(model, "pooled").predict(history, batch_size=256, verbose=0)["pooled"]
-    model.cluster_centers.assign_centers(kmeans(pooled, config.model.num_clusters, config.train.seed)[0])
+    model.cluster_centers.assign_centers(kmeans(pooled, config.model.centers, config.train.seed)[0])
+
+
+def _cluster_count(sequences: Sequences, config: Config) -> ClusterCount:
+    _, history = histories(sequences, "training", config.model.max_length, most=_COUNTED_USERS, seed=config.train.seed)
+    return ClusterCount(history)
 
 
 def _snapshots(sequences: Sequences, config: Config, folder: RunFolder) -> Snapshots:

@@ -15,7 +15,7 @@ from elcrec_tf.config import GROUPS, PRESETS, TrainConfig, resolve
 from elcrec_tf.data.datasets import load_dataset
 from elcrec_tf.data.sequences import Sequences
 from elcrec_tf.errors import UserError
-from elcrec_tf.search_folder import TUNERS, SearchFolder, SearchSettings, default_search_folder, newest_search_folder
+from elcrec_tf.search_folder import TOLERANCE, TUNERS, SearchFolder, SearchSettings, default_search_folder, newest_search_folder
 from elcrec_tf.search_space import KNOWN, make_space, read_space_file
 from elcrec_tf.tuning_workers import role, run_workers
 
@@ -159,6 +159,13 @@ def _report(arguments: argparse.Namespace, folder: SearchFolder, settings: Searc
     if report["best"] is None:
         raise UserError(f"{folder.path}: no trial was completed; trials.json there has the reasons")
     console.print(f"best configuration: {folder.best_config_file}", soft_wrap=True)
+    if report["clearest"] is not None:
+        clearest = next(result for result in report["trials"] if result["trial"] == report["clearest"])
+        console.print(
+            f"number of intents: {clearest['values']['num_clusters']} (trial {clearest['trial']}, {folder.intents_config_file}): of the "
+            f"trials within {TOLERANCE:.0%} of the best {report['objective']}, its users belong most clearly to one intent",
+            soft_wrap=True,
+        )
     if arguments.refit:
         best = next(result for result in report["trials"] if result["trial"] == report["best"])
         report["refit"] = refit(folder, settings, best, sequences, arguments.refit, console)

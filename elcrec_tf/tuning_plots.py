@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from elcrec_tf.files import atomic_path
-from elcrec_tf.search_folder import SearchFolder, SearchSettings, TrialResult, best_trial
+from elcrec_tf.search_folder import TOLERANCE, SearchFolder, SearchSettings, TrialResult, best_trial, clearest_trial
 from elcrec_tf.search_parameter import Parameter
 
 _COLUMNS = 3
@@ -22,11 +22,14 @@ _CELLS = 8
 def write_plots(folder: SearchFolder, settings: SearchSettings, trials: list[TrialResult]) -> list[Path]:
     """Write the plots of a search with completed trials as PNG files; their paths.
 
-    `parameters.png`, `best_so_far.png`, and `num_clusters_temperature.png` where both are searched.
+    `parameters.png`, `best_so_far.png`, `num_clusters.png` where that is searched (with how clearly users belong to one intent), and
+    `num_clusters_temperature.png` where both are.
     """
     completed = [result for result in trials if result.score is not None]
     searched = {one.name: one for one in settings.space.parameters}
     figures = {"parameters": _parameters(settings, completed), "best_so_far": _best_so_far(settings, completed)}
+    if "num_clusters" in searched:
+        figures["num_clusters"] = _intents(settings, searched["num_clusters"], completed)
     if {"num_clusters", "temperature"} <= set(searched):
         figures["num_clusters_temperature"] = _map(settings, searched["num_clusters"], searched["temperature"], completed)
     paths = []
@@ -67,6 +70,25 @@ def _best_so_far(settings: SearchSettings, trials: list[TrialResult]) -> Figure:
     axes.set_ylabel(f"validation {settings.objective}")
     axes.grid(alpha=0.3)
     axes.legend()
+    return figure
+
+
+def _intents(settings: SearchSettings, clusters: Parameter, trials: list[TrialResult]) -> Figure:
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    places, best, clearest = _places(clusters, trials), best_trial(trials), clearest_trial(trials)
+    for axes, values in ((upper, _scores(trials)), (lower, [result.separation for result in trials])):
+        axes.scatter(places, values, s=22, alpha=0.8)
+        axes.grid(alpha=0.3)
+    if best is not None and clearest is not None:
+        upper.axhline((1 - TOLERANCE) * (best.score or 0.0), color="C3", linewidth=0.8, label="as good as the best")
+        lower.scatter(
+            _places(clusters, [clearest]), [clearest.separation], s=70, facecolors="none", edgecolors="C3", label="clearest of those"
+        )
+    for axes, label in ((upper, f"validation {settings.objective}"), (lower, "separation of the intents")):
+        axes.set_ylabel(label)
+        axes.legend()
+    _scale(lower, clusters, "x")
     return figure
 
 

@@ -16,29 +16,35 @@ from elcrec_tf.data.sequences import Sequences
 from elcrec_tf.files import write_json
 from elcrec_tf.results import evaluate_run
 from elcrec_tf.run_folder import RunFolder
-from elcrec_tf.search_folder import SearchFolder, SearchSettings, TrialResult, best_trial
+from elcrec_tf.search_folder import SearchFolder, SearchSettings, TrialResult, best_trial, clearest_trial
 from elcrec_tf.search_parameter import Parameter
 from elcrec_tf.training import train_model
 from elcrec_tf.tuning_plots import write_plots
 
 
 def write_report(folder: SearchFolder, settings: SearchSettings) -> dict[str, Any]:
-    """Write trials.json, and where a trial is completed best_config.json, the plots and the HParams.
+    """Write trials.json, and where a trial is completed best_config.json, the plots and the HParams, and intents_config.json where the
+    number of intents is searched.
 
     Returns:
-        What trials.json holds: `objective`, `tuner`, `best` (the best trial's id, None without one) and `trials`.
+        What trials.json holds: `objective`, `tuner`, `best` (the best trial's id, None without one), `clearest` (that of
+        `clearest_trial`, None where the number of intents is not searched) and `trials`.
     """
     trials = folder.trials(settings)
     best = best_trial(trials)
+    clearest = clearest_trial(trials) if "num_clusters" in {one.name for one in settings.space.parameters} else None
     report = {
         "objective": settings.objective,
         "tuner": settings.tuner,
         "best": None if best is None else best.trial,
+        "clearest": None if clearest is None else clearest.trial,
         "trials": [result.to_dict() for result in trials],
     }
     write_json(folder.path / "trials.json", report)
     if best is not None:
         write_json(folder.best_config_file, settings.space.config(best.values).to_dict())
+        if clearest is not None:
+            write_json(folder.intents_config_file, settings.space.config(clearest.values).to_dict())
         write_plots(folder, settings, trials)
         write_hparams(folder, settings, trials)
     return report
@@ -69,7 +75,7 @@ def _domain(parameter: Parameter) -> Any:
 def trials_table(report: dict[str, Any]) -> Table:
     """All trials, the best first, failed ones with their reason last."""
     table = Table(title=f"trials by validation {report['objective']}")
-    for name in ("trial", report["objective"]):
+    for name in ("trial", report["objective"], "separation"):
         table.add_column(name, justify="right")
     table.add_column("values")
     for name in ("epochs", "seconds"):
@@ -77,11 +83,12 @@ def trials_table(report: dict[str, Any]) -> Table:
     table.add_column("")
     for result in sorted(report["trials"], key=lambda result: -1.0 if result["score"] is None else result["score"], reverse=True):
         score = "-" if result["score"] is None else f"{result['score']:.4f}"
+        separation = "-" if result["separation"] is None else f"{result['separation']:.3f}"
         values = ", ".join(f"{name} {value}" for name, value in result["values"].items())
         note = f"continues {result['continues']}" if result["continues"] else ""
         if result["status"] != "completed":
             note = f"{result['status']}: {result['reason']}" if result["reason"] else result["status"]
-        table.add_row(result["trial"], score, values, str(result["epochs"]), f"{result['seconds']:.0f}", note)
+        table.add_row(result["trial"], score, separation, values, str(result["epochs"]), f"{result['seconds']:.0f}", note)
     return table
 
 

@@ -230,3 +230,24 @@ def test_field_names_are_unique_over_all_groups():
 def test_groups_check_themselves_without_a_config():
     with pytest.raises(UserError, match="loss.temperature should be above 0"):
         LossConfig(temperature=0.0)
+
+
+def test_the_number_of_intents_may_be_left_to_training():
+    config = Config().replace(num_clusters="auto", most_clusters=99)
+    assert (config.model.auto_clusters, config.model.centers) == (True, 99)
+    assert Config.from_dict(config.to_dict()) == config
+    fixed = config.replace(num_clusters=7).model
+    assert (fixed.auto_clusters, fixed.centers) == (False, 7)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_clusters": "many"}, "model.num_clusters should be a number or auto. Received: 'many'"),
+        ({"num_clusters": 1}, "model.num_clusters should be at least 2"),
+        ({"num_clusters": "auto", "revive_below": 0.1}, "schedule.revive_below keeps every intent in use"),
+    ],
+)
+def test_numbers_of_intents_that_make_no_sense(changes, message):
+    with pytest.raises(UserError, match=message):
+        Config().replace(**changes)

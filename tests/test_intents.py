@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from elcrec_tf.intents import assignment_health, center_health, kmeans, recovery, view_health
+from elcrec_tf.intents import assignment_health, center_health, kmeans, recovery, separation, unit_rows, view_health
 
 
 def test_assignment_health_by_hand():
@@ -19,6 +19,20 @@ def test_perplexity_runs_from_one_to_all(assigned, perplexity):
 
 def test_assignment_health_without_users():
     assert assignment_health(np.array([], int), 3)["intents_used"] == 0
+
+
+def test_separation_by_hand():
+    """Distances 0.2 and 0.8, then 0.5 and 0.5, then 0 and 1: means 1 - 1/4, 0 and 1."""
+    cosines = np.array([[0.8, 0.2, 0.1], [0.5, 0.5, -1.0], [0.0, -0.3, 1.0]])
+    assert separation(cosines) == pytest.approx((0.75 + 0 + 1) / 3)
+
+
+def test_separation_is_highest_at_the_planted_number():
+    rng = np.random.default_rng(0)
+    planted = unit_rows(rng.normal(size=(12, 24)))
+    users = unit_rows(np.repeat(planted, 50, axis=0) + 0.08 * rng.normal(size=(600, 24)))
+    found = {k: separation(users @ unit_rows(kmeans(users, k, 0, tries=5)[0]).T) for k in (3, 6, 12, 24, 48)}
+    assert max(found, key=found.get) == 12
 
 
 def test_center_health_by_hand():

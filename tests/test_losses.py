@@ -445,6 +445,13 @@ def test_elcm_ignores_rows_of_weight_zero(form, rng):
 
 
 @pytest.mark.parametrize("form", [elcm_paper, elcm_assign])
+def test_elcm_ignores_retired_centres(form, rng):
+    embeddings, centers = rng.normal(size=(7, 4)).astype("float32"), rng.normal(size=(6, 4)).astype("float32")
+    ours = form(embeddings, centers, active=np.float32([1, 0, 1, 1, 0, 1]))
+    np.testing.assert_allclose(ours, form(embeddings, centers[[0, 2, 3, 5]]), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", [elcm_paper, elcm_assign])
 def test_elcm_compiled_is_the_plain_one(form, rng):
     embeddings, centers = rng.normal(size=(5, 4)).astype("float32"), rng.normal(size=(3, 4)).astype("float32")
     weights = np.float32([1, 0, 1, 0, 1])

@@ -17,7 +17,7 @@ from elcrec_tf.errors import UserError
 from elcrec_tf.model import build_model
 from elcrec_tf.optimizer import FusedAdam
 from elcrec_tf.results import evaluate_run
-from elcrec_tf.run_folder import RunFolder
+from elcrec_tf.run_folder import RunFolder, load_keras
 from elcrec_tf.training import train_model
 
 SIMULATOR = {"sim_users": 60, "sim_items": 40, "sim_intents": 4, "sim_events": 8.0}
@@ -204,6 +204,49 @@ def test_every_option_trains_and_improves(sequences, tmp_path, options):
     rows = folder.read_history()
     assert rows[1]["next_item"] < rows[0]["next_item"]
     assert folder.load_model() is not None
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory):
+    """A run that decides on its number of intents: more users, so that a sample tells something."""
+    simulator = {**SIMULATOR, "sim_users": 300}
+    config = TINY.replace(**simulator, num_clusters="auto", most_clusters=24, epochs=4, learning_rate=0.01)
+    folder = RunFolder(tmp_path_factory.mktemp("counted") / "run")
+    data = simulate(SimulatorConfig(**simulator))
+    return data, config, folder, train_model(data, config, folder)
+
+
+def test_an_automatic_number_of_intents_is_recorded_and_kept(counted):
+    _, _, folder, model = counted
+    rows = folder.read_history()
+    number = 24
+    for row in rows:
+        number += row["clusters_added"] - row["clusters_retired"] - row["clusters_merged"]
+        assert row["clusters"] == number
+        assert row["intent_perplexity"] <= number
+    best = max(rows, key=lambda row: row["val_NDCG@20"])
+    assert model.cluster_centers.num_clusters == best["clusters"] < 24  # the best model holds those in use, and no others
+    assert model.output["intents"].shape[-1] == best["clusters"]
+
+
+def test_a_run_with_an_automatic_number_of_intents_can_be_resumed(counted, tmp_path):
+    data, config, folder, model = counted
+    resumed = RunFolder(tmp_path / "resumed")
+    train_model(data, config.replace(epochs=2), resumed)
+    after = train_model(data, config, resumed, resume=True)
+    for ours, theirs in zip(curve(resumed), curve(folder), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+    assert after.cluster_centers.num_clusters == model.cluster_centers.num_clusters
+
+
+def test_without_retired_centres_a_model_says_the_same(counted):
+    data, _, folder, _ = counted
+    whole = load_keras(folder.newest_checkpoint()[1])
+    history = np.zeros((3, 10), np.int32)
+    history[:, 4:] = data.items[:18].reshape(3, 6)
+    ours, theirs = whole.without_retired()(history), whole(history)
+    np.testing.assert_allclose(ours["user"], theirs["user"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(ours["intents"], np.asarray(theirs["intents"])[:, whole.cluster_centers.in_use()], rtol=1e-5, atol=1e-6)
 
 
 def test_compiled_chains_give_the_same_run(finished, sequences, tmp_path):

@@ -125,13 +125,11 @@ def _contrastive(step: Step, config: Config) -> list[Product]:
         width *= model.max_length if loss.sequence_pooling == "flatten" else 1
         products += _similarities("contrastive", "sequence similarities", rows, width)
         # The choice of the nearest has no gradient.
-        products.append(
-            Product("contrastive", "nearest intent of the views' states", step.view_tokens, model.hidden_size, model.num_clusters)
-        )
+        products.append(Product("contrastive", "nearest intent of the views' states", step.view_tokens, model.hidden_size, model.centers))
     if loss.intent_weight:
         products += _similarities("contrastive", "intent similarities", rows, model.hidden_size, 2)
         if not (loss.cluster_weight and loss.cluster_form == "assign"):  # ELCM computes it anyway
-            products.append(Product("contrastive", "nearest intent of the users", step.users, model.hidden_size, model.num_clusters))
+            products.append(Product("contrastive", "nearest intent of the users", step.users, model.hidden_size, model.centers))
     return products
 
 
@@ -140,8 +138,8 @@ def _cluster(step: Step, config: Config) -> list[Product]:
     model, loss = config.model, config.loss
     if not loss.cluster_weight or loss.cluster_form == "paper":
         return []
-    products = dense("cluster", "assignment", step.users, model.hidden_size, model.num_clusters)
-    return products + _similarities("cluster", "centres' similarities", model.num_clusters, model.hidden_size)
+    products = dense("cluster", "assignment", step.users, model.hidden_size, model.centers)
+    return products + _similarities("cluster", "centres' similarities", model.centers, model.hidden_size)
 
 
 def _similarities(part: str, name: str, rows: float, width: float, count: float = 1) -> list[Product]:

@@ -78,3 +78,19 @@ def test_gradients_reach_the_chosen_centres_only():
 def test_one_centre_is_refused(count):
     with pytest.raises(ValueError, match=f"`num_clusters` should be at least 2. Received: num_clusters={count}"):
         ClusterCenters(count)
+
+
+def test_a_retirable_layer(tmp_path):
+    assert check_layer(ClusterCenters, {"num_clusters": 6, "retirable": True}, (EMBEDDINGS,), tmp_path).shape == (4, 5, 6)
+
+
+def test_retired_centres_are_nearest_to_nothing():
+    layer = ClusterCenters(3, retirable=True)
+    layer.build((None, 2))
+    np.testing.assert_array_equal(layer.in_use(), [0, 1, 2])
+    layer.keep(np.array([[2.0, 0.0], [0.0, 0.5]]))
+    np.testing.assert_array_equal(layer.in_use(), [0, 1])
+    np.testing.assert_allclose(np.asarray(layer.centers)[:2], [[1, 0], [0, 1]])
+    toward_the_third = np.asarray(layer.centers)[2:]
+    assert np.asarray(layer(toward_the_third)).argmax() in (0, 1)
+    assert np.abs(np.asarray(layer.nearest(toward_the_third)) - toward_the_third).max() > 1e-3
