@@ -151,7 +151,7 @@ class SearchFolder:
             trial=trial,
             status=status,
             score=state["score"] if status == "completed" else None,
-            separation=statistics.mean(row["intent_separation"] for row in best_rows) if status == "completed" else None,
+            separation=_mean([row.get("intent_separation") for row in best_rows]) if status == "completed" else None,
             values=settings.space.values(sampled),
             epochs=max((len(rows) for rows in histories), default=0),
             seconds=round(sum(row.get("seconds", 0.0) for rows in histories for row in rows), 2),
@@ -161,10 +161,16 @@ class SearchFolder:
         )
 
 
+def _mean(values: list[float | None]) -> float | None:
+    """None where a value is missing, or all are."""
+    known = [value for value in values if value is not None]
+    return statistics.mean(known) if known and len(known) == len(values) else None
+
+
 @dataclass(frozen=True)
 class TrialResult:
     """A trial as it is reported: `score` is its mean best validation metric, None unless it is completed; `separation` is how clearly
-    users belong to one of its intents then (`intents.separation`); `values` are those of the
+    users belong to one of its intents then (`intents.separation`), None where that was not measured; `values` are those of the
     searched fields; `epochs` and `seconds` are of training, with those of the trial that it `continues`, if any; `reason` says in a
     line why it failed; `runs` are its run folders."""
 

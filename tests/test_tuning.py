@@ -162,7 +162,7 @@ def test_other_data_and_impossible_settings_are_refused_before_the_first_trial(m
     with pytest.raises(UserError, match="other data than 'simulated' holds now"):
         run(settings, folder, other)
     settings, _ = make("random", {"num_clusters": {"low": 2, "high": 64}}, centers_start="kmeans")
-    with pytest.raises(UserError, match="60 users, --num-clusters 64"):
+    with pytest.raises(UserError, match="60 users, 64 intents"):
         run(settings, folder, sequences)
     assert folder.trials(settings) == []
 
