@@ -152,8 +152,8 @@ def _plain(text: str) -> str:
 def _svg(figure: Figure, description: str, dpi: int = 100) -> Markup:
     """The figure as an SVG element of no fixed size, the same text for the same figure, described for those who cannot see it."""
     buffer = io.StringIO()
-    # The salt keeps the ids that a picture refers to apart from those of the page's other pictures.
-    with matplotlib.rc_context({"svg.hashsalt": description}):
+    # Without a salt the ids that a picture refers to would be random.
+    with matplotlib.rc_context({"svg.hashsalt": "elcrec_tf"}):
         figure.savefig(buffer, format="svg", transparent=True, dpi=dpi, metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(_INK, "currentColor")

@@ -14,7 +14,11 @@ from elcrec_tf.data.sequences import Sequences
 from elcrec_tf.errors import UserError
 from elcrec_tf.run_folder import RunFolder
 
-_NEEDED = ("dataset", "users", "items", "events", "fingerprint", "validation", "test", "baselines")
+# What elcrec_tf.results writes; an older version's file may lack some.
+_NEEDED = (
+    *("dataset", "seed", "best_epoch", "epochs", "train_seconds", "parameters", "users", "items", "events", "dropped", "fingerprint"),
+    *("validation", "test", "baselines", "intents"),
+)
 
 
 @dataclass(frozen=True, eq=False)

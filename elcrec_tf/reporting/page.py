@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+from collections.abc import Callable
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from elcrec_tf import __version__
 
@@ -20,8 +24,15 @@ def render(runs: list[dict[str, Any]], comparison: dict[str, Any] | None) -> str
     """
     loader = jinja2.PackageLoader("elcrec_tf.reporting")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"metric": _metric, "percent": _percent, "count": _count, "duration": _duration, "setting": _setting}
+    filters = (_metric, _percent, _signed_percent, _count, _duration, _setting)
+    environment.filters |= {one.__name__.removeprefix("_"): one for one in filters} | {"picture": _numbered_pictures()}
     return environment.get_template("page.html").render(runs=runs, comparison=comparison, version=__version__)
+
+
+def _numbered_pictures() -> Callable[[Markup], Markup]:
+    """A filter that makes the ids of each picture its own: two equal pictures on a page would share theirs."""
+    numbers = itertools.count(1)
+    return lambda svg: Markup(re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>picture-{next(numbers)}-", str(svg)))
 
 
 def _metric(value: float) -> str:
@@ -30,6 +41,10 @@ def _metric(value: float) -> str:
 
 def _percent(share: float, digits: int = 0) -> str:
     return f"{share:.{digits}%}"
+
+
+def _signed_percent(share: float) -> str:
+    return f"{share:+.0%}".replace("-", "−")
 
 
 def _count(number: float) -> str:
