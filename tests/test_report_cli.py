@@ -237,6 +237,12 @@ def test_wrong_places_are_refused_at_once(flags, match, tmp_path, monkeypatch):
         report.main(flags)
 
 
+def test_what_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "_NEEDED", ("json", "no_such_package"))
+    with pytest.raises(UserError, match=r"the report needs no_such_package: pip install 'elcrec_tf\[report\]'"):
+        report.main([str(tmp_path)])
+
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # A frame as wide as a phone, and a script of this page's own: the report allows none.
 FRAME = """<!doctype html><iframe src="{source}" style="width:{width}px;height:800px;border:0"></iframe><script>

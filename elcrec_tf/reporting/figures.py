@@ -91,8 +91,8 @@ def size_chart(sizes: np.ndarray) -> Markup:
     shares = np.sort(sizes)[::-1] / max(sizes.sum(), 1)
     with matplotlib.rc_context(_STYLE):
         figure, axes = _axes("Share of users, the largest intent first")
-        # One outline instead of a bar each: hundreds of intents stay light.
-        axes.fill_between(np.arange(len(shares) + 1), np.append(shares, 0) * 100, step="post", color=COLORS[0], alpha=0.75, linewidth=0)
+        # One outline instead of a bar each: hundreds of intents stay light, and a single large one visible.
+        axes.stairs(shares * 100, fill=True, facecolor=COLORS[0], edgecolor=COLORS[0], alpha=0.8, linewidth=1)
         axes.axhline(100 / len(shares), color=_INK, linewidth=0.8, linestyle=(0, (3, 3)), alpha=0.6)
         axes.annotate("equal share", (len(shares), 100 / len(shares)), (0, 3), textcoords="offset points", ha="right", fontsize=8)
         axes.set(xlabel="intent", ylabel="% of users", xlim=(0, len(shares)), ylim=(0, None))

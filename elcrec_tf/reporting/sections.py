@@ -134,7 +134,7 @@ def intents_view(sequences: Sequences, analysis: Analysis, maps: list[UserMap], 
     """Sizes, maps, similarity and typical items of the intents, and how they divide over the activity groups."""
     sizes = analysis.intent_sizes
     by_size = np.argsort(-sizes, kind="stable")
-    shown = by_size[: min(len(COLORS), len(by_size))].tolist()
+    shown = [int(intent) for intent in by_size[: len(COLORS)] if sizes[intent]]
     rows = [
         {
             "intent": int(intent),

@@ -7,7 +7,7 @@ from elcrec_tf.reporting.breakdown import by_activity
 from elcrec_tf.reporting.comparison import comparison_view
 from elcrec_tf.reporting.loading import Run
 from elcrec_tf.reporting.published import FINGERPRINTS, PUBLISHED
-from elcrec_tf.reporting.sections import activity_view, catalogue_view, charts, config_view, examples, published_view
+from elcrec_tf.reporting.sections import activity_view, catalogue_view, charts, config_view, examples, intents_view, published_view
 from elcrec_tf.run_folder import RunFolder
 from tests.toy import sequences_of
 
@@ -82,6 +82,15 @@ def test_recommendations_stand_beside_the_datas_own_spread():
     # Ranks by 4, 3, 2, 1, 0, 0 events are 1, 2, 3, 4, 5.5, 5.5.
     assert training["mean_rank"] == (4 * 1 + 3 * 2 + 2 * 3 + 1 * 4) / 10
     assert targets["mean_rank"] == (3 + 1 + 5.5 + 5.5) / 4
+
+
+def test_intents_are_listed_by_size_and_those_with_users_have_colours():
+    view = intents_view(SEQUENCES, ANALYSIS, [], ACTIVITY)
+    assert [(row["intent"], row["users"], row["share"]) for row in view["rows"]] == [(0, 2, 0.5), (2, 2, 0.5), (1, 0, 0)]
+    assert view["shown"] == [0, 2]
+    assert [row["color"] is None for row in view["rows"]] == [False, False, True]
+    assert [row["items"][0]["id"] for row in view["rows"]] == ["i1", "i3", "i2"]
+    assert view["maps"] == []
 
 
 def test_intents_of_an_activity_group():
