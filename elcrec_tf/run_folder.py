@@ -10,6 +10,7 @@ data.json          what the data set was: name and fingerprint
 checkpoint/        the newest epoch's model with its optimizer state, for --resume
 tensorboard/       logs
 snapshots/         sampled user embeddings and intents, with --snapshot-epochs
+report.html        what elcrec_tf.report writes
 ```
 """
 

@@ -36,7 +36,7 @@ def parse(*flags):
     return cli.config_flags(make_parser().parse_args(list(flags)))
 
 
-@pytest.mark.parametrize("module", ["train", "evaluate"])
+@pytest.mark.parametrize("module", ["train", "evaluate", "report"])
 def test_help_loads_no_tensorflow(module):
     result = python("-c", RUN_AND_TELL, f"elcrec_tf.{module}", "--help")
     assert result.stderr == ""

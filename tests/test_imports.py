@@ -24,8 +24,8 @@ LAYERS = (
     ("callbacks", "cluster_count", "search_folder"),
     ("training", "results"),
     ("recovery", "retrieval", "serving."),
-    ("tuning", "tuning_oracles", "tuning_workers", "tuning_plots", "tuning_report", "report"),
-    ("train", "evaluate", "tune", "export", "serve", "recommend", "import_official"),
+    ("tuning", "tuning_oracles", "tuning_workers", "tuning_plots", "tuning_report", "reporting."),
+    ("train", "evaluate", "tune", "export", "serve", "recommend", "import_official", "report"),
     ("pipelines.",),
 )
 # The numerical core is written in keras.ops, so that it also runs on another backend.
@@ -57,6 +57,8 @@ LIGHT = (
     "search_parameter",
     "search_space",
     "search_folder",
+    "reporting.published",
+    "reporting.loading",
 )
 
 
@@ -151,7 +153,7 @@ def test_light_modules_load_no_framework(name):
 def test_requirements_are_the_extras_together():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    wanted = {*project["dependencies"], *(one for extra in ("datasets", "tune", "serve", "dev") for one in extras[extra])}
+    wanted = {*project["dependencies"], *(one for extra in ("datasets", "tune", "serve", "report", "dev") for one in extras[extra])}
     lines = (line.partition("#")[0].strip() for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines())
     listed = [line for line in lines if line]
     assert sorted(listed) == sorted(wanted)
