@@ -38,6 +38,8 @@ _CHARTS = (
     ("Seconds of training an epoch", {"seconds": "seconds"}),
     ("Intents in use (perplexity of the assignment)", {"intent_perplexity": "perplexity"}),
     ("Share of users of an intent", {"largest_intent": "largest", "smallest_intent": "smallest"}),
+    ("How clearly users belong to one intent (separation)", {"intent_separation": "separation"}),
+    ("Number of intents, decided by training", {"clusters": "in use"}),
     ("Cosine between centres", {"center_cosine_max": "largest", "center_cosine_mean": "mean"}),
     ("Agreement of the two views (lower is better)", {"view_alignment": "alignment", "view_uniformity": "uniformity"}),
     ("Centres revived", {"revived": "revived"}),
