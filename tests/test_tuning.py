@@ -13,7 +13,7 @@ from elcrec_tf.config import resolve
 from elcrec_tf.data.simulate import simulate
 from elcrec_tf.errors import UserError
 from elcrec_tf.run_folder import RunFolder
-from elcrec_tf.search_folder import SearchFolder, SearchSettings, best_trial
+from elcrec_tf.search_folder import SearchFolder, SearchSettings, best_trial, clearest_trial
 from elcrec_tf.search_space import make_space
 from elcrec_tf.tuning import SearchTuner, search
 from elcrec_tf.tuning_report import refit, trials_table, write_report
@@ -57,7 +57,8 @@ def trained(monkeypatch, sequences):
         calls.append((folder.path.name, len(rows)))
         score = config.loss.temperature + config.model.num_clusters / 100 + config.train.seed / 50
         for epoch in range(len(rows) + 1, config.train.epochs + 1):
-            rows.append({"epoch": epoch, "val_NDCG@20": score + epoch / 1000, "seconds": 1.0})
+            separation = 1 / (1 + abs(config.model.num_clusters - 8))
+            rows.append({"epoch": epoch, "val_NDCG@20": score + epoch / 1000, "seconds": 1.0, "intent_separation": separation})
             folder.write_history(rows)
 
     monkeypatch.setattr(tuning, "train_model", train)
@@ -290,12 +291,31 @@ def test_what_a_search_leaves(make, sequences, trained):
     best = max(report["trials"], key=lambda result: result["score"])
     assert report["best"] == best["trial"]
     assert resolve(file=folder.best_config_file) == settings.space.config(best["values"])
-    for name in ("parameters", "best_so_far", "num_clusters_temperature"):
+    clearest = report["trials"][int(report["clearest"])]
+    assert clearest["separation"] == 1 / (1 + abs(clearest["values"]["num_clusters"] - 8))
+    assert resolve(file=folder.intents_config_file) == settings.space.config(clearest["values"])
+    for name in ("parameters", "best_so_far", "num_clusters", "num_clusters_temperature"):
         assert (folder.path / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     # A second report takes the place of the first.
     files = len(list((folder.path / "tensorboard").rglob("events*")))
     write_report(folder, settings)
     assert len(list((folder.path / "tensorboard").rglob("events*"))) == files == 6
+
+
+def test_the_number_of_intents_is_read_off_the_trials_that_score_as_well_as_the_best(make, sequences, trained):
+    settings, folder = make("grid", {"num_clusters": {"choices": [8, 20, 198, 200]}, "temperature": 0.2}, max_trials=None)
+    run(settings, folder, sequences)
+    trials = folder.trials(settings)
+    # Scores rise with the number: only 198 is within 2 % of 200, and it is nearer to 8, where the separation is highest.
+    assert best_trial(trials).values == {"num_clusters": 200}
+    assert clearest_trial(trials).values == {"num_clusters": 198}
+
+
+def test_other_fields_say_nothing_of_the_number_of_intents(make, sequences, trained):
+    settings, folder = make("grid", {"num_clusters": 5, "temperature": {"choices": [0.1, 0.2]}}, max_trials=None)
+    run(settings, folder, sequences)
+    assert write_report(folder, settings)["clearest"] is None
+    assert not folder.intents_config_file.exists()
 
 
 def test_the_trials_are_read_back_by_tensorboards_hparams(make, sequences, trained):
