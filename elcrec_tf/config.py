@@ -86,6 +86,10 @@ class ModelConfig(Group):
     dropout: float = field(0.5, "dropout rate, everywhere", low=0, below=1)
     score: str = field("cosine", "how a state scores an item", choices=("dot", "cosine"))
     score_temperature: float = field(0.1, "start of the cosine score's learnable temperature", above=0)
+    activity_features: bool = field(
+        False,
+        "add to the state that predicts what is known of a user's activity: length of the history (in powers of two) and its quartile",
+    )
     num_clusters: int | str = field(
         256,
         "latent intents (cluster centres); auto starts with --most-clusters and lets training decide how many it keeps",
@@ -97,8 +101,16 @@ class ModelConfig(Group):
     centers_start: str = field(
         "random", "start of the centres: random unit vectors, or k-means on the untrained encoder's outputs", choices=("random", "kmeans")
     )
+    intent_clustering: str = field(
+        "learned",
+        "where the centres come from: learned with everything else (ELCM), or k-means over all users at the start of every epoch and "
+        "fixed in between, without ELCM (the alternating scheme of ICLRec)",
+        choices=("learned", "em"),
+    )
     intent_pooling: str = field("last", "state that stands for a history when its intent is chosen", choices=("mean", "last"))
-    fusion: str = field("shift", "how a state is fused with its nearest intent", choices=("shift", "concat"))
+    fusion: str = field(
+        "shift", "how a state is fused with its nearest intent in the sequence contrastive loss", choices=("shift", "concat", "none")
+    )
 
     @property
     def auto_clusters(self) -> bool:
@@ -171,11 +183,20 @@ class AugmentConfig(Group):
     GROUP: typing.ClassVar[str] = "augment"
 
     augmentations: tuple[str, ...] = field(
-        ("crop", "mask", "reorder"), "augmentations; a view draws one of them", choices=("crop", "mask", "reorder")
+        ("crop", "mask", "reorder"),
+        "augmentations; a view draws one of them. dropout leaves the history as it is: two views differ by the model's dropout alone",
+        choices=("crop", "mask", "reorder", "substitute", "insert", "dropout"),
     )
     crop_ratio: float = field(0.6, "share of a history that a crop keeps", above=0, high=1)
     mask_ratio: float = field(0.3, "share of a history's items that a mask hides", low=0, below=1)
     reorder_ratio: float = field(0.6, "share of a history that a reorder shuffles", low=0, high=1)
+    substitute_ratio: float = field(0.3, "share of a history's items that a substitute replaces by similar ones", above=0, high=1)
+    insert_ratio: float = field(0.3, "share of a history's items that an insert puts a similar one before", above=0, high=1)
+
+    @property
+    def ratios(self) -> tuple[tuple[str, float], ...]:
+        """The augmentations, each with its ratio; dropout has none."""
+        return tuple((name, getattr(self, f"{name}_ratio", 0.0)) for name in self.augmentations)
 
 
 @dataclass(frozen=True)
@@ -238,10 +259,22 @@ class Config:
             raise UserError(
                 f"model.hidden_size should be a multiple of model.num_heads. Received: {self.model.hidden_size} and {self.model.num_heads}"
             )
+        if self.model.auto_clusters and self.model.intent_clustering == "em":
+            raise UserError("model.intent_clustering em has a fixed number of intents: model.num_clusters should be a number, not auto")
         if self.model.auto_clusters and self.schedule.revive_below:
             raise UserError("schedule.revive_below keeps every intent in use, where model.num_clusters auto decides which are; set it to 0")
         if self.loss.sequence_pooling == "flatten" and not self.loss.official_padding:
             raise UserError('loss.sequence_pooling "flatten" compares all positions, padding included: it needs loss.official_padding true')
+
+        if self.model.intent_clustering == "em" and self.schedule.revive_below:
+            raise UserError(
+                'schedule.revive_below should be 0 with model.intent_clustering "em": k-means places all centres anew every epoch'
+            )
+
+    @property
+    def elcm(self) -> bool:
+        """Whether the ELCM loss is among the terms."""
+        return self.loss.cluster_weight > 0 and self.model.intent_clustering == "learned"
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, ready for JSON; `from_dict` reads them back."""
@@ -315,6 +348,10 @@ _PAPER: dict[str, Any] = {
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
+    # What ELCRec is built upon, everything else as in the default: next item alone, with two views, and with intents by k-means.
+    "sasrec": {"sequence_weight": 0.0, "intent_weight": 0.0, "cluster_weight": 0.0},
+    "cl4srec": {"fusion": "none", "intent_weight": 0.0, "cluster_weight": 0.0},
+    "iclrec": {"fusion": "none", "intent_clustering": "em", "cluster_weight": 0.0},
     # The embedded data set has 32 planted intents, few users and no item with few events: it wants little dropout and small batches.
     "simulated": {
         "num_clusters": 32,

@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
         sequences = sequences.with_catalog(catalog)
     cli.import_tensorflow()
 
-    from elcrec_tf.progress import results_table
+    from elcrec_tf.progress import history_length_table, results_table
     from elcrec_tf.results import evaluate_run
 
     console = cli.console(stderr=arguments.json)
@@ -56,6 +56,7 @@ def main(argv: list[str]) -> int:
         print()
     else:
         console.print(results_table(metrics))
+        console.print(history_length_table(metrics))
         console.print(f"written to {path}", soft_wrap=True)
     return 0
 

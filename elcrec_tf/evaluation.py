@@ -1,5 +1,6 @@
-"""Leave-one-out evaluation: ranks of the held-out items over the whole catalogue, for the model and for popularity."""
+"""Leave-one-out evaluation: ranks of the held-out items over the whole catalogue, for the model and for simple scores."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -56,10 +57,22 @@ def evaluate_model(model: ELCRec, sequences: Sequences, split: str, batch_size: 
 def popularity_ranks(sequences: Sequences, split: str, batch_size: int = 256) -> np.ndarray:
     """Ranks when items are ordered by their number of events in the training part, `[users]`."""
     counts = np.concatenate([[0], sequences.catalog.counts]).astype(np.float32)
+    return score_ranks(sequences, split, lambda latest: np.broadcast_to(counts, (len(latest), len(counts))), batch_size)
+
+
+def score_ranks(sequences: Sequences, split: str, scores: Callable[[np.ndarray], np.ndarray], batch_size: int = 256) -> np.ndarray:
+    """Ranks under scores that look at no more than a history's latest item, `[users]`, by the protocol of `Ranker`.
+
+    Args:
+        sequences: all users.
+        split: `"validation"` or `"test"`.
+        scores: gives the scores `[batch, num_items + 1]` (column 0 means nothing) of latest items `[batch]`; 0 where there is none.
+        batch_size: users a batch.
+    """
     data = ranking_batches(sequences, split, batch_size, max_length=1)
     ranks = []
-    for batch in data.dataset:
-        scores = np.broadcast_to(counts, (batch_size, len(counts)))
-        ranks.append(ops.convert_to_numpy(target_ranks(exclude_items(scores, batch["exclude"].numpy()), batch["target"].numpy())))
+    for batch in data.dataset.as_numpy_iterator():
+        rest = exclude_items(scores(batch["history"][:, -1]), batch["exclude"])
+        ranks.append(ops.convert_to_numpy(target_ranks(rest, batch["target"])))
     real = data.users >= 0
     return np.concatenate(ranks)[real][np.argsort(data.users[real])]

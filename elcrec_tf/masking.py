@@ -40,6 +40,11 @@ def _attention_bias(valid: Any, slot: Any, *, dtype: str) -> Any:
     return ops.where(allowed, ops.zeros((), dtype), ops.full((), MASKED_SCORE, dtype))
 
 
+def visible_items(bias: Any) -> Any:
+    """How many items each position may look at, int32 `[batch, length]`, from its `attention_bias`: those of its history up to itself."""
+    return ops.sum(ops.cast(ops.equal(bias[:, 0], 0), "int32"), axis=-1)
+
+
 def masked_mean(states: Any, valid: Any) -> Any:
     """Mean of `[batch, length, size]` over the valid positions, `[batch, size]`; zeros where no position is valid."""
     weights = ops.cast(valid, states.dtype)[:, :, None]

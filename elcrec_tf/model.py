@@ -1,5 +1,6 @@
 """ELCRec: behaviour encoder, latent intents, and the training objective that ties them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -28,11 +29,14 @@ class ELCRec(keras.Model):
     Args:
         num_items: items in the catalogue; indices run from 1, 0 is padding.
         max_length, hidden_size, num_layers, num_heads, dropout: of the encoder.
+        activity_bounds: of the encoder's activity features; None has none.
         score, score_temperature: of the score head, see `ItemEmbedding`.
         num_clusters: latent intents.
         retirable_clusters: whether training may take intents out of use (see `ClusterCenters`).
+        intent_clustering: `"learned"`: the centres are trained, ELCM among the terms. `"em"`: they are not, and there is no ELCM term;
+            somebody sets them (see `elcrec_tf.intent_em`).
         intent_pooling: what stands for a history when its intent is chosen: the `"mean"` of its states, or the `"last"`.
-        fusion: Eq. 5: `"shift"` adds the nearest centre to a state, `"concat"` appends it.
+        fusion: Eq. 5: `"shift"` adds the nearest centre to a state, `"concat"` appends it; `"none"` leaves states as they are.
         next_item: `"softmax"`, `"sampled_softmax"` or `"bce"`.
         sequence_weight, intent_weight, cluster_weight: weights of the terms. They and `temperature` become non-trainable
             variables of the model, so a schedule reaches a compiled step.
@@ -60,10 +64,12 @@ class ELCRec(keras.Model):
         num_layers: int = 2,
         num_heads: int = 2,
         dropout: float = 0.5,
+        activity_bounds: Sequence[int] | None = None,
         score: str = "cosine",
         score_temperature: float = 0.1,
         num_clusters: int = 256,
         retirable_clusters: bool = False,
+        intent_clustering: str = "learned",
         intent_pooling: str = "last",
         fusion: str = "shift",
         next_item: str = "softmax",
@@ -82,13 +88,15 @@ class ELCRec(keras.Model):
     ) -> None:
         architecture = {key: value for key, value in locals().items() if key not in ("self", "kwargs", "__class__")}
         _check_choice("intent_pooling", intent_pooling, ("mean", "last"))
-        _check_choice("fusion", fusion, ("shift", "concat"))
+        _check_choice("intent_clustering", intent_clustering, ("learned", "em"))
+        _check_choice("fusion", fusion, ("shift", "concat", "none"))
         _check_choice("next_item", next_item, ("softmax", "sampled_softmax", "bce"))
         _check_choice("cluster_form", cluster_form, ("paper", "assign"))
         _check_choice("sequence_pooling", sequence_pooling, ("mean", "flatten"))
         items = ItemEmbedding(num_items, hidden_size, score, score_temperature, dtype=dtype, name="item_embedding")
-        encoder = SequenceEncoder(items, max_length, num_layers, num_heads, dropout, dtype=dtype, name="encoder")
-        centers = ClusterCenters(num_clusters, retirable_clusters, dtype=dtype, name="cluster_centers")
+        encoder = SequenceEncoder(items, max_length, num_layers, num_heads, dropout, activity_bounds, dtype=dtype, name="encoder")
+        learned = intent_clustering == "learned"
+        centers = ClusterCenters(num_clusters, retirable_clusters, trainable=learned, dtype=dtype, name="cluster_centers")
 
         history = keras.Input((None,), dtype="int32", name="history")
         states = encoder(history)
@@ -188,7 +196,8 @@ class ELCRec(keras.Model):
         # A batch is filled up with empty slots to keep its shape; they take no part.
         latest = ops.take(ops.reshape(x[users]["history"], (-1,)), x[users]["last"])
         present = ops.cast(valid_mask(latest), "float32")
-        terms["cluster"] = self._cluster_loss(pooled, present)
+        if self._arguments["intent_clustering"] == "learned":
+            terms["cluster"] = self._cluster_loss(pooled, present)
         if "view_a" in x:
             intent = ops.argmax(self.cluster_centers(unit(pooled)), axis=-1)
             terms |= self._contrastive_losses(x, states, intent, present)
@@ -228,12 +237,18 @@ class ELCRec(keras.Model):
         return {"sequence": contrast(*fused), "intent": (contrast(pooled[0], centers) + contrast(pooled[1], centers)) / 2}
 
     def _sequence_representation(self, states: Any, part: Any) -> Any:
-        """Eq. 5 at every position, then the mean or all positions side by side, `[slots, size]`."""
-        nearest = self.cluster_centers.nearest(states)
-        fused = states + nearest if self._arguments["fusion"] == "shift" else ops.concatenate([states, nearest], axis=-1)
+        """Eq. 5 at every position (unless fusion is off), then the mean or all positions side by side, `[slots, size]`."""
+        fused = self._fuse(states)
         if self._arguments["sequence_pooling"] == "flatten":  # a row is one slot then
             return ops.reshape(fused, (ops.shape(part["history"])[0], -1))
         return _mean_slots(fused, part, self._arguments["official_padding"])
+
+    def _fuse(self, states: Any) -> Any:
+        fusion = self._arguments["fusion"]
+        if fusion == "none":
+            return states
+        nearest = self.cluster_centers.nearest(states)
+        return states + nearest if fusion == "shift" else ops.concatenate([states, nearest], axis=-1)
 
     def without_retired(self) -> "ELCRec":
         """This model with the intents in use alone: itself where none can be retired, else a copy (not compiled)."""
@@ -254,8 +269,11 @@ class ELCRec(keras.Model):
         return cls(**config)
 
 
-def build_model(config: Config, num_items: int) -> ELCRec:
-    """The model that a configuration describes, for a catalogue of `num_items` items."""
+def build_model(config: Config, num_items: int, activity_bounds: Sequence[int] = ()) -> ELCRec:
+    """The model that a configuration describes, for a catalogue of `num_items` items.
+
+    `activity_bounds` are those of `ActivityFeatures`, where the configuration has them on.
+    """
     model, loss = config.model, config.loss
     return ELCRec(
         num_items,
@@ -264,10 +282,12 @@ def build_model(config: Config, num_items: int) -> ELCRec:
         num_layers=model.num_layers,
         num_heads=model.num_heads,
         dropout=model.dropout,
+        activity_bounds=list(activity_bounds) if model.activity_features else None,
         score=model.score,
         score_temperature=model.score_temperature,
         num_clusters=model.centers,
         retirable_clusters=model.auto_clusters,
+        intent_clustering=model.intent_clustering,
         intent_pooling=model.intent_pooling,
         fusion=model.fusion,
         next_item=loss.next_item,

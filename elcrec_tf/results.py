@@ -7,15 +7,19 @@ from typing import Any
 import numpy as np
 
 from elcrec_tf import __version__
+from elcrec_tf.baselines import markov_chain_ranks
 from elcrec_tf.callbacks import best_epoch
 from elcrec_tf.config import Config
 from elcrec_tf.data.pipeline import ranking_batches
 from elcrec_tf.data.sequences import Sequences
+from elcrec_tf.data.splits import training_ranges
 from elcrec_tf.evaluation import Ranker, popularity_ranks
 from elcrec_tf.intents import assignment_health, center_health
 from elcrec_tf.model import ELCRec
 from elcrec_tf.ranking import ranking_metrics
 from elcrec_tf.run_folder import RunFolder
+
+_LONGEST = (2, 5)  # events of the longest training parts in the groups 1-2 and 3-5
 
 
 def evaluate_run(model: ELCRec, sequences: Sequences, config: Config, folder: RunFolder) -> dict[str, Any]:
@@ -42,10 +46,30 @@ def evaluate_run(model: ELCRec, sequences: Sequences, config: Config, folder: Ru
         "fingerprint": sequences.fingerprint,
         "version": __version__,
         **{split: ranking_metrics(result["rank"]) for split, result in results.items()},
-        "baselines": {"popularity": ranking_metrics(popularity_ranks(sequences, "test", size))},
+        "by_history_length": by_history_length(sequences, results["test"]["rank"]),
+        "baselines": {
+            "popularity": ranking_metrics(popularity_ranks(sequences, "test", size)),
+            "markov_chain": ranking_metrics(markov_chain_ranks(sequences, "test", size)),
+        },
         "intents": {
             "clusters": model.cluster_centers.num_clusters,
             **assignment_health(results["test"]["intent"], model.cluster_centers.num_clusters),
             **center_health(centers),
         },
     }
+
+
+def by_history_length(sequences: Sequences, ranks: np.ndarray) -> dict[str, dict[str, float]]:
+    """Metrics of the users with 1-2, 3-5 and more events in their training part (all but the two held out), and `users`, their number.
+
+    Groups without users are left out.
+
+    Args:
+        sequences: all users.
+        ranks: `[users]`, 0 = best.
+    """
+    starts, ends = training_ranges(sequences)
+    group = np.searchsorted(_LONGEST, ends - starts)
+    names = ("1-2", "3-5", "6+")
+    found = {name: ranks[group == index] for index, name in enumerate(names)}
+    return {name: {"users": len(part), **ranking_metrics(part)} for name, part in found.items() if len(part)}

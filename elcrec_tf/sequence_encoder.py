@@ -1,5 +1,6 @@
 """The behaviour encoder: item indices -> hidden states. It knows no loss."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -7,10 +8,11 @@ from keras import ops
 
 from elcrec_tf.dropout import dropout
 from elcrec_tf.kernels import fused
+from elcrec_tf.layers.activity_features import ActivityFeatures
 from elcrec_tf.layers.attention_block import AttentionBlock, layer_norm
 from elcrec_tf.layers.item_embedding import ItemEmbedding
 from elcrec_tf.layers.position_embedding import PositionEmbedding
-from elcrec_tf.masking import attention_bias, valid_mask
+from elcrec_tf.masking import attention_bias, valid_mask, visible_items
 
 
 @keras.saving.register_keras_serializable("elcrec_tf")
@@ -24,6 +26,7 @@ class SequenceEncoder(keras.layers.Layer):
         item_embedding: the item table, shared with the score head.
         max_length: longest history.
         num_layers, num_heads, dropout: of the attention blocks.
+        activity_bounds: adds `ActivityFeatures` with these bounds to the states; None adds nothing.
 
     Call arguments:
         history: `[batch, length]` int item indices, 0 = padding, left-padded, length at most `max_length`; or several histories
@@ -39,7 +42,14 @@ class SequenceEncoder(keras.layers.Layer):
     """
 
     def __init__(
-        self, item_embedding: ItemEmbedding, max_length: int, num_layers: int, num_heads: int, dropout: float, **kwargs: Any
+        self,
+        item_embedding: ItemEmbedding,
+        max_length: int,
+        num_layers: int,
+        num_heads: int,
+        dropout: float,
+        activity_bounds: Sequence[int] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.item_embedding = item_embedding
@@ -47,11 +57,13 @@ class SequenceEncoder(keras.layers.Layer):
         self.num_layers = num_layers
         self.num_heads = num_heads
         self.dropout = dropout
+        self.activity_bounds = activity_bounds
         policy = self.dtype_policy
         self.position_embedding = PositionEmbedding(max_length, dtype=policy, name="position_embedding")
         self.embedding_norm = keras.layers.LayerNormalization(epsilon=1e-12, dtype=policy, name="embedding_norm")
         self.seed_generator = keras.random.SeedGenerator()
         self.blocks = [AttentionBlock(num_heads, dropout=dropout, dtype=policy, name=f"block_{index}") for index in range(num_layers)]
+        self.activity = None if activity_bounds is None else ActivityFeatures(max_length, activity_bounds, dtype=policy, name="activity")
 
     def build(self, history_shape: tuple[int | None, ...]) -> None:
         shape = (*history_shape, self.item_embedding.hidden_size)
@@ -59,6 +71,8 @@ class SequenceEncoder(keras.layers.Layer):
             self.item_embedding.build(history_shape)
         for layer in (self.position_embedding, self.embedding_norm, *self.blocks):
             layer.build(shape)
+        if self.activity is not None:
+            self.activity.build(shape)
 
     def call(self, history: Any, slot: Any = None, distance: Any = None, wanted: Any = None, training: bool | None = None) -> Any:
         bias = attention_bias(valid_mask(history), self.compute_dtype, slot)
@@ -69,7 +83,11 @@ class SequenceEncoder(keras.layers.Layer):
         states = _embed(items, self.position_embedding.vectors(items, distance), norm.gamma, norm.beta, seed, rate=rate)
         for block in self.blocks[:-1]:
             states = block(states, bias, training=training)
-        return self.blocks[-1](states, bias, wanted, training=training)
+        states = self.blocks[-1](states, bias, wanted, training=training)
+        if self.activity is None:
+            return states
+        seen = visible_items(bias)
+        return self.activity(states, seen if wanted is None else ops.take(ops.reshape(seen, (-1,)), wanted, axis=0))
 
     def compute_output_spec(
         self, history: Any, slot: Any = None, distance: Any = None, wanted: Any = None, training: bool | None = None
@@ -85,6 +103,7 @@ class SequenceEncoder(keras.layers.Layer):
             "num_layers": self.num_layers,
             "num_heads": self.num_heads,
             "dropout": self.dropout,
+            "activity_bounds": self.activity_bounds,
         }
 
     @classmethod

@@ -24,7 +24,10 @@ def make_parser() -> argparse.ArgumentParser:
         "[--dataset NAME|PATH] [--output-dir DIR] [--export-dir DIR] [--preset NAME] [--config FILE.json] [--resume] [options]",
     )
     settings = ", ".join(f"{name} {value}" for name, value in PRESETS["simulated"].items())
-    parser.epilog = f"The preset simulated sets {settings}. The presets paper-* are the paper's published settings, for its own loss."
+    parser.epilog = (
+        f"The preset simulated sets {settings}. The presets paper-* are the paper's published settings, for its own loss. The presets "
+        "sasrec, cl4srec and iclrec are what ELCRec is built upon, with the default's settings."
+    )
     run = parser.add_argument_group("run")
     run.add_argument("--output-dir", metavar="DIR", help="run folder (default: runs/<dataset>-<time>)")
     run.add_argument("--export-dir", metavar="DIR", help="folder for the model's integer versions (default: saved_models/<dataset>)")
@@ -77,7 +80,7 @@ def _train(arguments: argparse.Namespace, folder: RunFolder, config: Config, seq
         model = train_model(sequences, config, folder, arguments.resume, console)
         metrics = evaluate_run(model, sequences, config, folder)
         write_json(folder.metrics_file, metrics)
-        if sequences.intents is not None and config.train.recovery and config.loss.cluster_weight:
+        if sequences.intents is not None and config.train.recovery and config.elcm:
             metrics["intents"]["recovery"] = measure_recovery(model, sequences, config, folder, console)
             write_json(folder.metrics_file, metrics)
     except KeyboardInterrupt:

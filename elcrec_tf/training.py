@@ -28,8 +28,10 @@ from elcrec_tf.data.training_data import training_batches
 from elcrec_tf.errors import UserError
 from elcrec_tf.evaluation import Ranker, output_model
 from elcrec_tf.hardware import cpu_multiplies_bfloat16, has_gpu
+from elcrec_tf.intent_em import IntentEM
 from elcrec_tf.intents import kmeans
 from elcrec_tf.kernels import Kernels
+from elcrec_tf.layers.activity_features import quartile_bounds
 from elcrec_tf.model import ELCRec, build_model
 from elcrec_tf.optimizer import FusedAdam
 from elcrec_tf.progress import ProgressCallback
@@ -82,8 +84,10 @@ def check_trainable(sequences: Sequences, config: Config) -> None:
     users = int(np.sum(ends - starts >= 2))
     if not users:
         raise UserError(f"data set {sequences.name!r}: no user has the 4 events that training needs (2, and 2 held out)")
-    if config.model.centers_start == "kmeans" and users < config.model.centers:
-        raise UserError(f"--centers-start kmeans needs at least as many users as intents: {users} users, {config.model.centers} intents")
+    em = config.model.intent_clustering == "em"
+    if (em or config.model.centers_start == "kmeans") and users < config.model.centers:
+        flag = "--intent-clustering em" if em else "--centers-start kmeans"
+        raise UserError(f"{flag} needs at least as many users as intents: {users} users, {config.model.centers} intents")
 
 
 def check_resumable(folder: RunFolder, sequences: Sequences, config: Config) -> None:
@@ -138,6 +142,9 @@ def fit_model(sequences: Sequences, config: Config, folder: RunFolder, console: 
     callbacks = [EpochSeeds(train.seed), NanGuard(), validation, contrastive, recorder, progress]
     if config.model.auto_clusters:
         callbacks.insert(0, _cluster_count(sequences, config))
+    if config.model.intent_clustering == "em":
+        # Right behind the validation, whose clock of the epoch counts it in.
+        callbacks.insert(callbacks.index(validation) + 1, _intent_em(sequences, config))
     callbacks.append(keras.callbacks.TensorBoard(str(folder.tensorboard), write_graph=False, profile_batch=0))
     if train.snapshot_epochs:
         callbacks.append(_snapshots(sequences, config, folder))
@@ -158,8 +165,8 @@ def fit_model(sequences: Sequences, config: Config, folder: RunFolder, console: 
 def new_model(sequences: Sequences, config: Config) -> ELCRec:
     """An untrained model, ready to be fitted to `training_batches` of the same data."""
     keras.utils.set_random_seed(config.train.seed)
-    model = build_model(config, sequences.catalog.num_items)
-    if config.model.centers_start == "kmeans":
+    model = build_model(config, sequences.catalog.num_items, quartile_bounds(_training_lengths(sequences, config)))
+    if config.model.centers_start == "kmeans" and config.model.intent_clustering == "learned":
         _start_centers(model, sequences, config)
     adam = FusedAdam if _xla(config) == "chains" else keras.optimizers.Adam
     model.compile(optimizer=adam(config.train.learning_rate), jit_compile=_xla(config) == "on")
@@ -183,6 +190,13 @@ def _choose_kernels(model: ELCRec, config: Config) -> None:
     model.kernels = Kernels(dtype, compiled=compiled == "chains")
 
 
+def _training_lengths(sequences: Sequences, config: Config) -> np.ndarray:
+    """Items that the model sees of each user's training history, `[users]`."""
+    starts, ends = training_ranges(sequences)
+    lengths = ends - starts - 1
+    return np.minimum(lengths[lengths > 0], config.model.max_length)
+
+
 def _start_centers(model: ELCRec, sequences: Sequences, config: Config) -> None:
     """k-means on the untrained encoder's pooled states (as the official code starts)."""
     _, history = histories(sequences, "training", config.model.max_length, most=50_000, seed=config.train.seed)
@@ -193,6 +207,11 @@ def _start_centers(model: ELCRec, sequences: Sequences, config: Config) -> None:
 def _cluster_count(sequences: Sequences, config: Config) -> ClusterCount:
     _, history = histories(sequences, "training", config.model.max_length, most=_COUNTED_USERS, seed=config.train.seed)
     return ClusterCount(history)
+
+
+def _intent_em(sequences: Sequences, config: Config) -> IntentEM:
+    _, history = histories(sequences, "training", config.model.max_length)
+    return IntentEM(history, config.train.seed)
 
 
 def _snapshots(sequences: Sequences, config: Config, folder: RunFolder) -> Snapshots:

@@ -4,9 +4,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from elcrec_tf.augment import crop, kept_length, mask, random_view, reorder
+from elcrec_tf.augment import crop, insert, mask, random_view, reorder, substitute, view_length
+from elcrec_tf.config import AugmentConfig
 
-OPS = {"crop": crop, "mask": mask, "reorder": reorder}
+SIMILAR = np.arange(30, dtype="int32") + 100  # the item most similar to 11 is 111
+SIMILAR[0] = 0
+
+
+def by_similarity(function):
+    """The op with its table of similar items."""
+    return lambda history, seed, ratio: function(history, seed, ratio, tf.constant(SIMILAR))
+
+
+OPS = {"crop": crop, "mask": mask, "reorder": reorder, "substitute": by_similarity(substitute), "insert": by_similarity(insert)}
+PLAIN = ("crop", "mask", "reorder")
 WIDTH = 8
 LENGTHS = (0, 1, 2, 5, WIDTH)
 SEED = (3, 4)
@@ -66,7 +77,7 @@ def test_reorder_permutes_inside_one_window_only(view, length, tenths):
         assert not len(moved) or moved[-1] - moved[0] < floor_share(length, tenths)
 
 
-@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("name", PLAIN)
 def test_rows_are_independent_of_each_others_lengths(view, name):
     """A mixed batch: each row keeps its own padding and items."""
     history = np.concatenate([rows_of(length, 20) for length in LENGTHS])
@@ -131,42 +142,111 @@ def test_reorder_windows_are_uniform():
     assert_even([*counts, *[(16_000 - sum(counts)) / 4] * 4], 16_000)
 
 
+RATIOS = (("crop", 0.25), ("mask", 0.5), ("reorder", 1.0))
+
+
 def test_random_view_draws_each_op_equally_often(view):
     """Of eight items crop keeps 2 and mask 4; reorder keeps all."""
-    result = view(random_view, rows_of(8, 3000), crop_ratio=0.25, mask_ratio=0.5, reorder_ratio=1.0)
+    result = view(random_view, rows_of(8, 3000), RATIOS)
     items = (result != 0).sum(1)
     assert_even([np.sum(items == kept) for kept in (2, 4, 8)], 3000)
 
 
-@pytest.mark.parametrize("name", OPS)
-def test_random_view_uses_only_the_named_ops(view, name):
-    result = view(random_view, rows_of(8), augmentations=(name,), crop_ratio=0.25, mask_ratio=0.5, reorder_ratio=1.0)
+@pytest.mark.parametrize(("name", "ratio"), RATIOS)
+def test_random_view_uses_only_the_named_ops(view, name, ratio):
+    result = view(random_view, rows_of(8), [(name, ratio)])
     assert set((result != 0).sum(1)) == {{"crop": 2, "mask": 4, "reorder": 8}[name]}
 
 
 def test_random_view_takes_the_choice_it_is_given(view):
     """Number 0 is the first named."""
     choice = np.arange(300, dtype="int32") % 2
-    result = view(random_view, rows_of(8), augmentations=("mask", "crop"), crop_ratio=0.25, mask_ratio=0.5, choice=choice)
+    result = view(random_view, rows_of(8), [("mask", 0.5), ("crop", 0.25)], choice=choice)
     np.testing.assert_array_equal((result != 0).sum(1), np.where(choice == 0, 4, 2))
     assert result[choice == 1, -2:].all()
 
 
+@pytest.mark.parametrize("name", OPS)
 @pytest.mark.parametrize("tenths", [1, 3, 6, 10])
-def test_kept_length_is_that_of_the_views(tenths):
+def test_view_length_is_that_of_the_views(name, tenths):
+    """A mask's hidden items keep their places, so they count."""
     lengths = np.arange(WIDTH + 1)
     history = np.concatenate([rows_of(length, 1) for length in lengths])
-    cropped = crop(tf.constant(history), tf.constant(SEED), tenths / 10).numpy()
-    np.testing.assert_array_equal(kept_length("crop", lengths, tenths / 10), (cropped != 0).sum(1))
-    for name in ("mask", "reorder"):
-        np.testing.assert_array_equal(kept_length(name, lengths, tenths / 10), lengths)
+    views = OPS[name](tf.constant(history), tf.constant(SEED), tenths / 10).numpy()
+    expected = lengths if name == "mask" else (views != 0).sum(1)
+    np.testing.assert_array_equal(view_length(name, lengths, tenths / 10, most=WIDTH), expected)
 
 
 def test_random_view_of_nothing_is_nothing(view):
-    np.testing.assert_array_equal(view(random_view, rows_of(0)), rows_of(0))
+    np.testing.assert_array_equal(view(random_view, rows_of(0), AugmentConfig().ratios), rows_of(0))
 
 
 def test_default_view_never_hides_a_whole_history():
     """The contrastive losses pool a view's items: there is always one."""
+    ratios = AugmentConfig(mask_ratio=0.99).ratios
     for length in range(1, WIDTH + 1):
-        assert (random_view(tf.constant(rows_of(length)), tf.constant(SEED), mask_ratio=0.99).numpy() != 0).any(axis=1).all()
+        assert (random_view(tf.constant(rows_of(length)), tf.constant(SEED), ratios).numpy() != 0).any(axis=1).all()
+
+
+# --- by similarity, and none ------------------------------------------------------------------------------------------
+
+
+def at_least_one(length, tenths):
+    return min(max(floor_share(length, tenths), 1), length)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("tenths", [1, 3, 6, 10])
+def test_substitute_replaces_exactly_its_share_by_similar_items(view, length, tenths):
+    history = rows_of(length)
+    replaced = view(OPS["substitute"], history, tenths / 10)
+    changed = replaced != history
+    np.testing.assert_array_equal(changed.sum(1), at_least_one(length, tenths))
+    np.testing.assert_array_equal(replaced[changed], history[changed] + 100)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 4])
+@pytest.mark.parametrize("tenths", [1, 5, 10])
+def test_insert_puts_a_similar_item_before_its_share_of_items(view, length, tenths):
+    """Where it fits, nothing else changes: without what was put in, the history is as it was."""
+    history = rows_of(length)
+    for before, after in zip(history, view(OPS["insert"], history, tenths / 10), strict=True):
+        added = np.flatnonzero(after >= 100)
+        assert len(added) == at_least_one(length, tenths)
+        np.testing.assert_array_equal(after[added], after[added + 1] + 100)
+        rest = np.delete(after, added)
+        np.testing.assert_array_equal(rest, before[len(added) :])
+
+
+def test_insert_keeps_the_latest_items_of_a_full_history(view):
+    """Four more than fit: the oldest four are gone, and the latest item is the latest."""
+    history = rows_of(WIDTH)
+    result = view(OPS["insert"], history, 0.5)
+    assert result.all() and (result[:, -1] == 11 + WIDTH - 1).all()
+    # By hand, for the one row in which every other item from the second on was chosen: 12, 14, 16, 18.
+    assert (result == [114, 14, 15, 116, 16, 17, 118, 18]).all(axis=1).any()
+
+
+@pytest.mark.parametrize("name", ["substitute", "insert"])
+def test_every_item_is_chosen_equally_often(name):
+    result = OPS[name](tf.constant(rows_of(4, 8000)), tf.constant(SEED), 0.25).numpy()
+    assert_even([np.sum(result == item + 100) for item in range(11, 15)], 8000)
+
+
+def test_an_item_without_a_similar_one_is_its_own(view):
+    alone = tf.range(30, dtype=tf.int32)
+    history = rows_of(4)
+    np.testing.assert_array_equal(view(lambda *arguments: substitute(*arguments, alone), history, 1.0), history)
+
+
+def test_dropout_views_are_the_histories(view):
+    history = rows_of(5)
+    np.testing.assert_array_equal(view(random_view, history, AugmentConfig(augmentations=("dropout",)).ratios), history)
+
+
+def test_random_view_hands_on_the_similar_items(view):
+    choice = np.arange(300, dtype="int32") % 3
+    ratios = [("dropout", 0.0), ("insert", 0.25), ("substitute", 0.5)]
+    result = view(random_view, rows_of(4), ratios, choice=choice, similar=tf.constant(SIMILAR))
+    np.testing.assert_array_equal((result >= 100).sum(1), choice)
+    np.testing.assert_array_equal((result != 0).sum(1), np.where(choice == 1, 5, 4))

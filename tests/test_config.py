@@ -67,6 +67,27 @@ def test_paper_presets_are_the_papers_settings(name, clusters, alpha, fusion, la
     assert (config.train.epochs, config.train.patience, config.train.monitor) == (300, 40, "NDCG@20")
 
 
+METHOD = {"fusion", "intent_clustering", "sequence_weight", "intent_weight", "cluster_weight"}
+
+
+@pytest.mark.parametrize(("name", "terms"), [("sasrec", set()), ("cl4srec", {"sequence"}), ("iclrec", {"sequence", "intent"})])
+def test_baseline_presets_differ_from_the_default_in_the_method_alone(name, terms):
+    assert set(PRESETS[name]) <= METHOD
+    config = resolve(name)
+    weights = {term: getattr(config.loss, f"{term}_weight") for term in ("sequence", "intent")}
+    default = LossConfig().sequence_weight
+    assert weights == {term: default if term in terms else 0.0 for term in weights}
+    assert not config.elcm
+    assert config.model.fusion == "none" or not terms
+    assert (config.model.intent_clustering == "em") == ("intent" in terms)
+
+
+def test_elcm_is_a_term_of_learned_centres_with_a_weight():
+    assert Config().elcm
+    assert not Config().replace(cluster_weight=0.0).elcm
+    assert not Config().replace(intent_clustering="em").elcm
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_valid(name):
     assert resolve(name).preset == name
@@ -193,6 +214,11 @@ def test_heads_divide_the_hidden_size():
     with pytest.raises(UserError, match="multiple of model.num_heads"):
         Config().replace(hidden_size=6, num_heads=4)
     assert Config().replace(hidden_size=6, num_heads=3).model.num_heads == 3
+
+
+def test_centres_by_em_are_not_revived():
+    with pytest.raises(UserError, match="revive_below should be 0 with model.intent_clustering"):
+        Config().replace(intent_clustering="em", revive_below=0.1)
 
 
 def test_flattened_states_need_one_length():

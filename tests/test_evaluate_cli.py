@@ -43,6 +43,16 @@ def test_it_shows_the_data_set_the_results_and_where_they_are(tmp_path, capsys):
     assert json.loads(folder.metrics_file.read_text())["users"] == 3
 
 
+def test_it_shows_the_metrics_by_history_length(tmp_path, capsys):
+    """Two users have two events in their training part, one has one."""
+    folder, _ = make_run(tmp_path)
+    assert evaluate.main([str(folder.path)]) == 0
+    out = capsys.readouterr().out
+    assert "by the events in a user's training part" in out and "1-2" in out and "3-5" not in out
+    metrics = json.loads(folder.metrics_file.read_text())
+    assert metrics["by_history_length"] == {"1-2": {"users": 3, **metrics["test"]}}
+
+
 def test_json_stands_alone_on_standard_output(tmp_path, capsys):
     folder, _ = make_run(tmp_path)
     assert evaluate.main([str(folder.path), "--json"]) == 0

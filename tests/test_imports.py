@@ -21,7 +21,7 @@ LAYERS = (
     ("sequence_encoder",),
     ("model",),
     ("run_folder", "official", "evaluation", "progress"),
-    ("callbacks", "cluster_count", "search_folder"),
+    ("callbacks", "baselines", "cluster_count", "intent_em", "search_folder"),
     ("training", "results"),
     ("recovery", "retrieval", "serving."),
     ("tuning", "tuning_oracles", "tuning_workers", "tuning_plots", "tuning_report", "reporting."),

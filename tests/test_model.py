@@ -125,7 +125,7 @@ def test_cluster_term_sees_each_user_once(form, function, examples):
 
 
 @pytest.mark.parametrize("examples", EXAMPLES)
-@pytest.mark.parametrize("fusion", ["shift", "concat"])
+@pytest.mark.parametrize("fusion", ["shift", "concat", "none"])
 @pytest.mark.parametrize("mask_same_intent", [False, True])
 def test_contrastive_terms_by_definition(examples, fusion, mask_same_intent):
     """Eq. 4 on the views' fused states, Eq. 6 between the views and the centre that the un-augmented history chooses."""
@@ -143,7 +143,8 @@ def test_contrastive_terms_by_definition(examples, fusion, mask_same_intent):
     for view in (view_a, VIEW_B):
         output = {name: np.asarray(value) for name, value in model(view).items()}
         nearest = centers[(output["states"] @ centers.T).argmax(-1)]
-        both = output["states"] + nearest if fusion == "shift" else np.concatenate([output["states"], nearest], axis=-1)
+        states = output["states"]
+        both = {"shift": states + nearest, "concat": np.concatenate([states, nearest], axis=-1), "none": states}[fusion]
         fused.append(np.asarray(masked_mean(both, valid_mask(view))))
         pooled.append(output["pooled"])
     assert (pooled[0] @ centers.T).argmax(-1).tolist() != intents.tolist()
@@ -157,6 +158,20 @@ def test_without_views_there_are_no_contrastive_terms(model):
     total, terms = loss_of(model, *batch(views=False))
     assert terms["sequence"] == terms["intent"] == 0
     assert total == pytest.approx(terms["next_item"] + 0.1 * terms["cluster"], rel=1e-5)
+
+
+@pytest.mark.parametrize("examples", EXAMPLES)
+def test_centres_by_em_are_not_trained_and_have_no_elcm_term(examples):
+    learned, em = toy_model(), toy_model(intent_clustering="em")
+    x, y = batch(examples=examples)
+    expected, (total, terms) = loss_of(learned, x, y)[1], loss_of(em, x, y)
+    assert terms == {**expected, "cluster": 0.0}
+    assert total == pytest.approx(terms["next_item"] + 0.1 * (terms["sequence"] + terms["intent"]), rel=1e-5)
+    for model, moved in ((learned, True), (em, False)):
+        before = np.array(model.cluster_centers.centers)
+        model.compile(keras.optimizers.SGD(0.1), jit_compile=False, run_eagerly=True)
+        model.train_on_batch(x, y)
+        assert np.any(np.asarray(model.cluster_centers.centers) != before) == moved
 
 
 @pytest.mark.parametrize("next_item", NEXT_ITEM)
@@ -392,6 +407,51 @@ def test_scores_are_those_of_the_last_state(model):
     np.testing.assert_allclose(model.scores(np.pad(HISTORY, [(0, 0), (1, 0)])), model.scores(HISTORY), **CLOSE)
 
 
+# --- activity features ------------------------------------------------------------------------------------------------
+
+
+def active_model(bounds=(2,), **arguments):
+    """Features by power of two and group as large as the states."""
+    model = toy_model(activity_bounds=list(bounds), **arguments)
+    rng = np.random.default_rng(1)
+    for table in (model.encoder.activity.powers, model.encoder.activity.groups):
+        table.assign(rng.normal(size=table.shape) * 3)
+    return model
+
+
+def test_the_state_that_predicts_tells_a_users_activity():
+    """Histories of 1 to 6 items: the vectors of 1, 2-3, 4-6 items, and of the groups of up to 2 items and of more."""
+    plain, model = toy_model(), active_model()
+    powers, groups = (np.asarray(table) for table in (model.encoder.activity.powers, model.encoder.activity.groups))
+    for length, power in ((1, 1), (2, 2), (3, 2), (4, 3), (6, 3)):
+        history = np.int32([[0, *range(1, length + 1)]])[:, -6:]
+        added = np.asarray(model(history)["user"]) - np.asarray(plain(history)["user"])
+        np.testing.assert_allclose(added[0], powers[power] + groups[int(length > 2)], **CLOSE)
+
+
+@pytest.mark.parametrize("examples", EXAMPLES)
+def test_activity_is_the_same_however_the_histories_lie(examples):
+    one_a_row, several = (loss_of(active_model(), *one) for one in two_layouts(examples))
+    assert several[1] == pytest.approx(one_a_row[1], rel=1e-4)
+    assert several[1] != pytest.approx(loss_of(toy_model(), *two_layouts(examples)[1])[1], rel=1e-2)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_ranking_sees_activity_too(pooling):
+    model = active_model(intent_pooling=pooling)
+    outputs, latest = model(HISTORY), model.latest(HISTORY)
+    for name in ("user", "intents"):
+        np.testing.assert_allclose(latest[name], outputs[name], **CLOSE)
+
+
+def test_activity_features_are_trained_with_compiled_chains():
+    model = toy_model(activity_bounds=[2])
+    model.kernels = Kernels(compiled=True)
+    train_losses(model)
+    assert np.asarray(model.encoder.activity.powers)[1:].any(axis=1).all()
+    assert np.asarray(model.encoder.activity.groups).any(axis=1).all()
+
+
 # --- saving, compiling, precision -------------------------------------------------------------------------------------
 
 
@@ -404,16 +464,22 @@ def test_config_round_trip():
     assert [weight.shape for weight in again.weights] == [weight.shape for weight in model.weights]
 
 
-@pytest.mark.parametrize("dtype", [None, "mixed_bfloat16"])
-def test_saved_file_gives_the_same_model(tmp_path, dtype):
+@pytest.mark.parametrize(
+    "options", [{}, {"dtype": "mixed_bfloat16"}, {"intent_clustering": "em"}, {"activity_bounds": [2, 4]}, {"activity_bounds": []}], ids=str
+)
+def test_saved_file_gives_the_same_model(tmp_path, options):
     """The schedule's variables are saved, too: a resumed run goes on where it was."""
-    model = toy_model(fusion="concat", dtype=dtype)
+    model = toy_model(fusion="concat", **options)
+    if model.encoder.activity is not None:
+        table = model.encoder.activity.powers
+        table.assign(np.random.default_rng(0).normal(size=table.shape))
     model.weights_of_terms["intent"].assign(0.033)
     model.temperature.assign(0.123)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert type(loaded) is ELCRec
     assert loaded.get_config() == model.get_config()
+    assert [weight.path for weight in loaded.trainable_weights] == [weight.path for weight in model.trainable_weights]
     for ours, theirs in zip(model.weights, loaded.weights, strict=True):
         assert ours.path == theirs.path
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(ours), keras.ops.convert_to_numpy(theirs))
@@ -451,7 +517,9 @@ def test_a_bfloat16_train_step(next_item):
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize("name", ["intent_pooling", "fusion", "next_item", "cluster_form", "sequence_pooling", "score"])
+@pytest.mark.parametrize(
+    "name", ["intent_clustering", "intent_pooling", "fusion", "next_item", "cluster_form", "sequence_pooling", "score"]
+)
 def test_invalid_choices(name):
     with pytest.raises(ValueError, match=f"`{name}` should be .* Received: {name}='nothing'"):
         toy_model(**{name: "nothing"})
@@ -463,6 +531,7 @@ def test_build_model_takes_everything_from_the_configuration():
     changed |= {
         "score_temperature": 0.3,
         "num_clusters": 5,
+        "intent_clustering": "em",
         "intent_pooling": "last",
         "fusion": "concat",
         "next_item": "bce",
@@ -474,4 +543,7 @@ def test_build_model_takes_everything_from_the_configuration():
     assert {name: built[name] for name in changed} == changed
     assert built["num_items"] == 11
     assert built["dtype"] is None  # number formats are the kernels' business
-    assert set(built) == {*changed, "num_items", "dtype", "name"}
+    assert built["activity_bounds"] is None
+    assert set(built) == {*changed, "activity_bounds", "num_items", "dtype", "name"}
+    for bounds in ((), (2, 5)):
+        assert build_model(toy_config(activity_features=True), 11, bounds).get_config()["activity_bounds"] == list(bounds)

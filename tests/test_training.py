@@ -46,7 +46,7 @@ def weights(model):
 
 def curve(folder):
     """The history without wall times."""
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in folder.read_history()]
+    return [{key: value for key, value in row.items() if not key.endswith("seconds")} for row in folder.read_history()]
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +77,13 @@ def test_metrics_have_the_promised_keys_and_the_validation_of_the_best_epoch(fin
     promised = {"dataset", "seed", "best_epoch", "train_seconds", "parameters", "validation", "test", "baselines", "intents"}
     assert promised <= set(metrics)
     names = {"HR@5", "HR@10", "HR@20", "NDCG@5", "NDCG@10", "NDCG@20", "MRR"}
-    for values in (metrics["validation"], metrics["test"], metrics["baselines"]["popularity"]):
+    for values in (metrics["validation"], metrics["test"], *metrics["baselines"].values()):
         assert set(values) == names
+    assert set(metrics["baselines"]) == {"popularity", "markov_chain"}
+    groups = metrics["by_history_length"].values()
+    assert sum(group["users"] for group in groups) == metrics["users"]
+    mean = sum(group["users"] * group["NDCG@20"] for group in groups) / metrics["users"]
+    assert mean == pytest.approx(metrics["test"]["NDCG@20"])
     best = folder.read_history()[metrics["best_epoch"] - 1]
     assert metrics["validation"]["NDCG@20"] == pytest.approx(best["val_NDCG@20"], abs=1e-9)
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
@@ -107,6 +112,20 @@ def test_a_resumed_run_equals_an_uninterrupted_one(finished, sequences, tmp_path
     for name, value in weights(after).items():
         np.testing.assert_allclose(value, weights(model)[name], rtol=1e-4, atol=1e-5, err_msg=name)
     assert resumed.config() == TINY
+
+
+def test_a_resumed_run_with_centres_by_em_equals_an_uninterrupted_one(sequences, tmp_path):
+    config = TINY.replace(intent_clustering="em", fusion="none", epochs=2)
+    whole, resumed = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "resumed")
+    model = train_model(sequences, config, whole)
+    train_model(sequences, config.replace(epochs=1), resumed)
+    after = train_model(sequences, config, resumed, resume=True)
+    for ours, theirs in zip(curve(resumed), curve(whole), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+    np.testing.assert_allclose(after.cluster_centers.centers, model.cluster_centers.centers, rtol=1e-4, atol=1e-5)
+    rows = whole.read_history()
+    assert all(0 < row["clustering_seconds"] < row["seconds"] for row in rows)
+    assert rows[0]["cluster"] == 0
 
 
 def test_resuming_a_finished_run_trains_no_more(finished, sequences):
@@ -144,8 +163,10 @@ def test_resume_never_overwrites_a_model_that_was_not_trained_here(sequences, tm
 
 def test_settings_that_cannot_be_trained_use_up_no_folder(sequences, tmp_path):
     folder = RunFolder(tmp_path / "run")
-    with pytest.raises(UserError, match="60 users, --num-clusters 64"):
+    with pytest.raises(UserError, match="60 users, 64 intents"):
         train_model(sequences, TINY.replace(centers_start="kmeans", num_clusters=64), folder)
+    with pytest.raises(UserError, match="--intent-clustering em needs .* 60 users, 64 intents"):
+        train_model(sequences, TINY.replace(intent_clustering="em", num_clusters=64), folder)
     assert not folder.path.exists()
 
 
@@ -186,6 +207,7 @@ def test_early_stopping_keeps_patience(sequences, tmp_path):
         },
         {"next_item": "sampled_softmax", "num_negatives": 16, "score": "dot", "products": "bfloat16", "revive_below": 0.5},
         {"sequence_weight": 0.0, "intent_weight": 0.0, "cluster_weight": 0.0, "xla": "on"},
+        {"activity_features": True, "dropout": 0.1, "augmentations": ("substitute", "insert", "dropout")},
         {"xla": "chains", "products": "bfloat16"},
         {"xla": "chains", "examples": "prefixes", "score": "dot"},
     ],
@@ -194,6 +216,7 @@ def test_early_stopping_keeps_patience(sequences, tmp_path):
         "paper",
         "sampled softmax in bfloat16",
         "next item alone under XLA",
+        "activity features, views by similarity",
         "chains in bfloat16",
         "prefixes in chains",
     ],

@@ -10,6 +10,7 @@ import tensorflow as tf
 from elcrec_tf.augment import random_view
 from elcrec_tf.config import Config
 from elcrec_tf.data.history import latest_items, prepare_history
+from elcrec_tf.data.item_similarity import similar_items
 from elcrec_tf.data.sequences import Sequences
 from elcrec_tf.data.splits import holdout_positions, training_ranges
 from elcrec_tf.padding import PADDING
@@ -85,7 +86,6 @@ def probe_views(sequences: Sequences, config: Config, users: int, max_length: in
     length = longest if config.loss.official_padding else min(max_length, longest)
     _, history = histories(sequences, "training", length, most=users, seed=config.train.seed)
     keys = {name: tf.constant([config.train.seed, salt], tf.int64) for name, salt in (("view_a", 1), ("view_b", 2))}
-    options = config.augment
-    ratios = (options.crop_ratio, options.mask_ratio, options.reorder_ratio)
-    views = {name: random_view(tf.constant(history), key, options.augmentations, *ratios).numpy() for name, key in keys.items()}
+    rows, ratios, similar = tf.constant(history), config.augment.ratios, similar_items(sequences, config.augment)
+    views = {name: random_view(rows, key, ratios, similar=similar).numpy() for name, key in keys.items()}
     return {"history": history, **views}

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from elcrec_tf.augment import kept_length, random_view
+from elcrec_tf.augment import random_view, view_length
 from elcrec_tf.config import Config
 from elcrec_tf.data.history import latest_items, prepare_history
+from elcrec_tf.data.item_similarity import similar_items
 from elcrec_tf.data.packing import Packing, pack
 from elcrec_tf.data.sequences import Sequences
 from elcrec_tf.data.splits import training_ranges
@@ -130,23 +131,26 @@ class _Batches:
         self.num_items = sequences.catalog.num_items
         self.users = "users" if "users" in deals else "examples"
         longest = {name: np.clip(deal.longest, 1, most) for name, deal in deals.items()}
-        self.width = most if loss.official_padding else max(int(lengths[-1]) for lengths in longest.values())
         if loss.official_padding:  # pooled states see the padding: every history has a row of full length
             longest = {name: np.full_like(lengths, most) for name, lengths in longest.items()}
-        self.packings = {name: pack(lengths, self.width) for name, lengths in longest.items()}
+        capacities = dict(longest)
         self.view_slots: ViewSlots | None = None
         if loss.sequence_weight or loss.intent_weight:
-            self.view_slots = ViewSlots.of(longest[self.users], config.augment, own_rows=loss.official_padding)
-            self.packings["view"] = pack(self.view_slots.capacities, self.width)
+            self.view_slots = ViewSlots.of(longest[self.users], config.augment, own_rows=loss.official_padding, most=most)
+            self.similar = similar_items(sequences, config.augment)
+            capacities["view"] = self.view_slots.capacities
+        # An insert may make a view longer than any history.
+        self.width = max(int(one.max()) for one in capacities.values())
+        self.packings = {name: pack(one, self.width) for name, one in capacities.items()}
         self.padding_share = self._padding_share(deals)
 
     def _padding_share(self, deals: dict[str, _Deal]) -> float:
-        augment = self.config.augment
         lengths = {name: np.minimum(deal.windows[:, 1] - deal.windows[:, 0], self.width) for name, deal in deals.items()}
         real = sum(float(part.sum()) for part in lengths.values())
         layouts = [self.packings[name].slot for name in deals]
         if self.view_slots is not None:
-            kept = [kept_length(name, lengths[self.users], augment.crop_ratio) for name in augment.augmentations]
+            ratios = self.config.augment.ratios
+            kept = [view_length(name, lengths[self.users], ratio, self.config.model.max_length) for name, ratio in ratios]
             real += 2 * float(np.mean(kept, axis=0).sum())
             layouts += [self.packings["view"].slot] * 2
         batches = next(iter(deals.values())).batches
@@ -174,9 +178,9 @@ class _Batches:
     def _view(self, rows: tf.Tensor, key: tf.Tensor) -> dict[str, tf.Tensor]:
         """A view of each history, packed; its slots are numbered by user."""
         assert self.view_slots is not None
-        options, packing = self.config.augment, self.packings["view"]
+        packing = self.packings["view"]
         choice, slot = self.view_slots.draw(key)
-        view = random_view(rows, key, options.augmentations, options.crop_ratio, options.mask_ratio, options.reorder_ratio, choice)
+        view = random_view(rows, key, self.config.augment.ratios, choice, self.similar)
         users = rows.shape[0]
         user_of = tf.tensor_scatter_nd_update(tf.fill([len(packing.last) + 1], users), slot[:, None], tf.range(users))
         part = _part(view, Packing(tf.gather(user_of, packing.slot), packing.distance, packing.last))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from elcrec_tf.augment import kept_length
+from elcrec_tf.augment import view_length
 from elcrec_tf.config import AugmentConfig
 
 
@@ -28,14 +28,14 @@ class ViewSlots:
     own_rows: bool
 
     @staticmethod
-    def of(longest: np.ndarray, augment: AugmentConfig, own_rows: bool) -> ViewSlots:
-        """For users whose histories have at most `longest` `[users]` items, ascending."""
+    def of(longest: np.ndarray, augment: AugmentConfig, own_rows: bool, most: int) -> ViewSlots:
+        """For users whose histories have at most `longest` `[users]` items, ascending; no view has more than `most`."""
         kinds = len(augment.augmentations)
         if own_rows:
             return ViewSlots(longest, len(longest), kinds, own_rows)
         # Groups are filled from the longest down, so the last of each is its longest.
         group_longest = longest[::-1][::kinds][::-1]
-        kept = [kept_length(name, group_longest, augment.crop_ratio) for name in augment.augmentations]
+        kept = [view_length(name, group_longest, ratio, most) for name, ratio in augment.ratios]
         return ViewSlots(np.maximum(np.stack(kept, axis=1).reshape(-1), 1), len(longest), kinds, own_rows)
 
     def draw(self, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -90,21 +90,22 @@ def count_step(sequences: Sequences, config: Config, steps: int) -> Step:
         encodings, targets = [encoding([lengths], False)], lengths.sum()
     else:
         encodings, targets = [encoding([np.minimum(_prefix_lengths(inputs), longest)], True)], inputs.sum()
-        if contrasts or loss.cluster_weight > 0:
+        if contrasts or config.elcm:
             encodings.append(encoding([lengths], not pools_all))
     view_tokens = 0.0
     if contrasts:
-        groups = [kept_items(lengths, name, config.augment) for name in config.augment.augmentations]
+        groups = [kept_items(lengths, name, config.augment, longest) for name in config.augment.augmentations]
         encodings.append(encoding(groups, not (pools_all or loss.sequence_weight > 0), _VIEWS / len(groups)))
         view_tokens = encodings[-1].tokens
     return Step(len(lengths) / steps, float(targets) / steps, tuple(encodings), view_tokens)
 
 
-def kept_items(lengths: np.ndarray, augmentation: str, augment: AugmentConfig) -> np.ndarray:
-    """Items that a view keeps of histories of these lengths, see `elcrec_tf.augment`."""
-    ratio = {"crop": augment.crop_ratio, "mask": augment.mask_ratio, "reorder": augment.reorder_ratio}[augmentation]
-    part = np.floor(lengths * ratio + 1e-9).astype(np.int64)
-    return {"crop": np.minimum(np.maximum(part, 1), lengths), "mask": lengths - part, "reorder": lengths}[augmentation]
+def kept_items(lengths: np.ndarray, augmentation: str, augment: AugmentConfig, longest: int) -> np.ndarray:
+    """Items of a view of histories of these lengths, see `elcrec_tf.augment`."""
+    part = np.floor(lengths * getattr(augment, f"{augmentation}_ratio", 0.0) + 1e-9).astype(np.int64)
+    at_least_one = np.minimum(np.maximum(part, 1), lengths)
+    kept = {"crop": at_least_one, "mask": lengths - part, "insert": np.minimum(lengths + at_least_one, longest)}
+    return kept.get(augmentation, lengths)
 
 
 def _prefix_lengths(inputs: np.ndarray) -> np.ndarray:

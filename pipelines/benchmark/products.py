@@ -124,11 +124,13 @@ def _contrastive(step: Step, config: Config) -> list[Product]:
         width = model.hidden_size * (2 if model.fusion == "concat" else 1)
         width *= model.max_length if loss.sequence_pooling == "flatten" else 1
         products += _similarities("contrastive", "sequence similarities", rows, width)
-        # The choice of the nearest has no gradient.
-        products.append(Product("contrastive", "nearest intent of the views' states", step.view_tokens, model.hidden_size, model.centers))
+        if model.fusion != "none":  # the choice of the nearest has no gradient
+            products.append(
+                Product("contrastive", "nearest intent of the views' states", step.view_tokens, model.hidden_size, model.centers)
+            )
     if loss.intent_weight:
         products += _similarities("contrastive", "intent similarities", rows, model.hidden_size, 2)
-        if not (loss.cluster_weight and loss.cluster_form == "assign"):  # ELCM computes it anyway
+        if not (config.elcm and loss.cluster_form == "assign"):  # ELCM computes it anyway
             products.append(Product("contrastive", "nearest intent of the users", step.users, model.hidden_size, model.centers))
     return products
 
@@ -136,7 +138,7 @@ def _contrastive(step: Step, config: Config) -> list[Product]:
 def _cluster(step: Step, config: Config) -> list[Product]:
     """Eq. 3 of the paper needs means alone: no matrix product."""
     model, loss = config.model, config.loss
-    if not loss.cluster_weight or loss.cluster_form == "paper":
+    if not config.elcm or loss.cluster_form == "paper":
         return []
     products = dense("cluster", "assignment", step.users, model.hidden_size, model.centers)
     return products + _similarities("cluster", "centres' similarities", model.centers, model.hidden_size)

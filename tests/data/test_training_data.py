@@ -295,6 +295,38 @@ def test_a_view_is_that_of_the_augmentation(name, kept):
     assert sorted(int(np.sum(cells != 0)) for cells in views) == kept
 
 
+@pytest.mark.parametrize("examples", ["positions", "prefixes"])
+@pytest.mark.parametrize(("max_length", "kept"), [(8, 7), (6, 6), (5, 5), (4, 4)])
+def test_an_insert_makes_views_longer_than_any_history_up_to_the_models_length(examples, max_length, kept):
+    """Of five items two get another before them."""
+    sequences = random_sequences(num_users=12, num_items=40, shortest=8, longest=8)
+    data = training_batches(sequences, toy_config(max_length=max_length, examples=examples, augmentations=("insert",), insert_ratio=0.4))
+    batches = [x for x, _ in data.dataset.take(data.steps_per_epoch).as_numpy_iterator()]
+    views = [cells for x in batches for name in ("view_a", "view_b") for cells in in_slots(x[name]) if cells.any()]
+    assert len(views) == 24 and {len(bare(cells)) for cells in views} == {kept}
+    assert {cells[-1] for cells in views} == {sequences[user][4] for user in range(12)}
+
+
+@pytest.mark.parametrize("official_padding", [False, True])
+def test_no_held_out_item_gets_into_a_view(official_padding):
+    rng = np.random.default_rng(0)
+    users = [[*rng.permutation(np.arange(1, 21))[:6], *rng.integers(21, 41, 2)] for _ in range(20)]
+    names = ("substitute", "insert")
+    config = toy_config(augmentations=names, substitute_ratio=1.0, insert_ratio=1.0, official_padding=official_padding)
+    data = training_batches(sequences_of(*users, num_items=40), config)
+    batches = [x for x, _ in data.dataset.take(data.steps_per_epoch).as_numpy_iterator()]
+    assert max(int(part["history"].max()) for x in batches for part in x.values()) <= 20
+    changed = [set(cells) - set(user) for x in batches for cells, user in zip(*map(in_slots, (x["view_a"], x["examples"])), strict=True)]
+    assert any(changed)
+
+
+def test_dropout_views_are_the_histories():
+    _, (batches,) = epochs(1, fields=(("augmentations", ("dropout",)),))
+    for x, _ in batches:
+        for name in ("view_a", "view_b"):
+            assert list(map(bare, in_slots(x[name]))) == list(map(bare, in_slots(x["examples"])))
+
+
 def test_each_user_gets_each_augmentation_about_equally_often():
     """Of eight items crop keeps 2 and mask 4; reorder keeps all. In a batch, each is as frequent as the others."""
     sequences = random_sequences(num_users=12, num_items=40, shortest=11, longest=11)

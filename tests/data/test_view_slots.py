@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from elcrec_tf.augment import kept_length
+from elcrec_tf.augment import view_length
 from elcrec_tf.config import AugmentConfig
 from elcrec_tf.data.view_slots import ViewSlots
 
-NAMES = {1: ("crop",), 2: ("reorder", "crop"), 3: ("crop", "mask", "reorder")}
+NAMES = {1: ("crop",), 2: ("insert", "crop"), 3: ("crop", "mask", "reorder")}
+MOST = 50
 
 
 def draws(slots, count):
@@ -17,7 +18,7 @@ def draws(slots, count):
 
 def test_slots_by_hand():
     """Groups of three from the longest down: [1], [2, 4, 5] and [8, 9, 10]; a crop keeps 0.6 of the longest, at least 1."""
-    slots = ViewSlots.of(np.array([1, 2, 4, 5, 8, 9, 10]), AugmentConfig(), own_rows=False)
+    slots = ViewSlots.of(np.array([1, 2, 4, 5, 8, 9, 10]), AugmentConfig(), own_rows=False, most=MOST)
     assert slots.capacities.tolist() == [1, 1, 1, 3, 5, 5, 6, 10, 10]
 
 
@@ -26,13 +27,14 @@ def test_slots_by_hand():
 @pytest.mark.parametrize("own_rows", [False, True])
 def test_no_view_is_longer_than_its_slot(kinds, users, own_rows):
     rng = np.random.default_rng(users)
-    longest = np.full(users, 12) if own_rows else np.sort(rng.integers(1, 50, users))
+    longest = np.full(users, MOST) if own_rows else np.sort(rng.integers(1, MOST + 1, users))
     augment = AugmentConfig(augmentations=NAMES[kinds])
-    slots = ViewSlots.of(longest, augment, own_rows)
+    slots = ViewSlots.of(longest, augment, own_rows, MOST)
     assert (slots.capacities >= 1).all() and slots.users == users and slots.kinds == kinds
     for choice, slot in zip(*draws(slots, 20), strict=True):
         assert len(set(slot.tolist())) == users  # one view a slot
-        kept = np.array([kept_length(NAMES[kinds][one], longest[user], 0.6) for user, one in enumerate(choice)])
+        ratios = [augment.ratios[one] for one in choice]
+        kept = np.array([view_length(name, length, ratio, MOST) for (name, ratio), length in zip(ratios, longest, strict=True)])
         assert (kept <= slots.capacities[slot]).all()
         if own_rows:
             np.testing.assert_array_equal(slot, np.arange(users))
@@ -41,7 +43,7 @@ def test_no_view_is_longer_than_its_slot(kinds, users, own_rows):
 @pytest.mark.parametrize("own_rows", [False, True])
 def test_neighbours_get_one_augmentation_each(own_rows):
     """Groups are full from the longest user down; the shortest two are the rest of theirs."""
-    slots = ViewSlots.of(np.full(8, 10), AugmentConfig(), own_rows)
+    slots = ViewSlots.of(np.full(8, 10), AugmentConfig(), own_rows, MOST)
     choice, _ = draws(slots, 50)
     np.testing.assert_array_equal(np.sort(choice[:, 2:].reshape(50, 2, 3), axis=-1), np.broadcast_to([0, 1, 2], (50, 2, 3)))
     assert (choice[:, 0] != choice[:, 1]).all()
@@ -49,7 +51,7 @@ def test_neighbours_get_one_augmentation_each(own_rows):
 
 @pytest.mark.parametrize("kinds", NAMES)
 def test_every_user_gets_every_augmentation_equally_often(kinds):
-    slots = ViewSlots.of(np.arange(1, 8), AugmentConfig(augmentations=NAMES[kinds]), own_rows=False)
+    slots = ViewSlots.of(np.arange(1, 8), AugmentConfig(augmentations=NAMES[kinds]), own_rows=False, most=MOST)
     choice, _ = draws(slots, 600)
     shares = np.stack([(choice == kind).mean(axis=0) for kind in range(kinds)])
     # Within five standard deviations of 1 / kinds.
@@ -57,12 +59,12 @@ def test_every_user_gets_every_augmentation_equally_often(kinds):
 
 
 def test_groups_draw_independently():
-    choice, _ = draws(ViewSlots.of(np.full(6, 10), AugmentConfig(), own_rows=False), 600)
+    choice, _ = draws(ViewSlots.of(np.full(6, 10), AugmentConfig(), own_rows=False, most=MOST), 600)
     assert np.mean(choice[:, 0] == choice[:, 3]) == pytest.approx(1 / 3, abs=0.1)
 
 
 def test_a_key_decides():
-    slots = ViewSlots.of(np.full(30, 10), AugmentConfig(), own_rows=False)
+    slots = ViewSlots.of(np.full(30, 10), AugmentConfig(), own_rows=False, most=MOST)
     once, again, other = (slots.draw(tf.constant(key, tf.int64))[0].numpy().tolist() for key in ([1, 2], [1, 2], [1, 3]))
     assert once == again != other
 
@@ -70,6 +72,6 @@ def test_a_key_decides():
 def test_crops_leave_no_third_of_their_slots_empty():
     """With the same length for all views, a crop to 0.6 would leave 0.4 of every third slot empty."""
     longest = np.sort(np.random.default_rng(0).integers(5, 50, 90))
-    slots = ViewSlots.of(longest, AugmentConfig(), own_rows=False)
-    needed = np.mean([kept_length(name, longest, 0.6).sum() for name in NAMES[3]])
+    slots = ViewSlots.of(longest, AugmentConfig(), own_rows=False, most=MOST)
+    needed = np.mean([view_length(name, longest, ratio, MOST).sum() for name, ratio in AugmentConfig().ratios])
     assert slots.capacities.sum() < 1.03 * needed < 0.9 * longest.sum()

@@ -66,12 +66,12 @@ def test_padding_is_work_where_it_enters_pooled_states(toy):
     assert step.targets == 5
 
 
-@pytest.mark.parametrize(("name", "kept"), [("crop", [1, 1, 6]), ("mask", [1, 3, 7]), ("reorder", [1, 3, 10])])
+@pytest.mark.parametrize(("name", "kept"), [("crop", [1, 1, 6]), ("mask", [1, 3, 7]), ("insert", [2, 4, 12]), ("dropout", [1, 3, 10])])
 def test_views_keep_what_the_augmentations_keep(name, kept):
-    assert kept_items(np.array([1, 3, 10]), name, AugmentConfig()).tolist() == kept
+    assert kept_items(np.array([1, 3, 10]), name, AugmentConfig(), longest=12).tolist() == kept
 
 
-@pytest.mark.parametrize("name", ["crop", "mask", "reorder"])
+@pytest.mark.parametrize("name", ["crop", "mask", "reorder", "substitute", "insert"])
 def test_kept_items_agree_with_the_augmentations(name):
     import tensorflow as tf
 
@@ -79,8 +79,9 @@ def test_kept_items_agree_with_the_augmentations(name):
 
     lengths = np.arange(1, 21)
     history = tf.constant([[0] * (20 - n) + list(range(1, n + 1)) for n in lengths])
-    view = getattr(augment, name)(history, tf.constant([1, 2]), getattr(AugmentConfig(), f"{name}_ratio"))
-    assert tf.math.count_nonzero(view, axis=1).numpy().tolist() == kept_items(lengths, name, AugmentConfig()).tolist()
+    similar = (tf.range(100, 121) * tf.cast(tf.range(21) > 0, tf.int32),) if name in augment.BY_SIMILARITY else ()
+    view = getattr(augment, name)(history, tf.constant([1, 2]), getattr(AugmentConfig(), f"{name}_ratio"), *similar)
+    assert tf.math.count_nonzero(view, axis=1).numpy().tolist() == kept_items(lengths, name, AugmentConfig(), longest=20).tolist()
 
 
 def test_flops_of_positions(toy):

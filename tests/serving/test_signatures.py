@@ -301,6 +301,21 @@ def test_padding_that_counts_as_history_does_so_at_the_full_length(catalog):
     assert intent == np.argmax(model(padded([3, 2], 6), training=False)["intents"], axis=-1)
 
 
+def test_activity_features_are_exported(catalog, tmp_path):
+    """Items that the model no longer sees count nowhere, as in the model itself."""
+    model = tiny_model(catalog.num_items, activity_bounds=[1, 3])
+    for table in (model.encoder.activity.powers, model.encoder.activity.groups):
+        table.assign(np.random.default_rng(0).normal(size=table.shape))
+    module = ServingModule(model, catalog, TOP_K)
+    tf.saved_model.save(module, str(tmp_path), signatures=module.signatures())
+    reloaded = tf.saved_model.load(str(tmp_path))
+    answers = ask(reloaded.signatures, HISTORIES)
+    for row, history in enumerate(HISTORIES):
+        ids, scores = by_hand(model, catalog, history, TOP_K)
+        assert answers["item_ids"][row] == ids
+        np.testing.assert_allclose(answers["scores"][row], scores, **CLOSE)
+
+
 def test_a_bfloat16_model_scores_in_float32(catalog, tmp_path):
     model = tiny_model(catalog.num_items, dtype="mixed_bfloat16")
     module = ServingModule(model, catalog, catalog.num_items)
