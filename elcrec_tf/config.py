@@ -84,6 +84,9 @@ class ModelConfig(Group):
     num_layers: int = field(2, "self-attention blocks", low=1)
     num_heads: int = field(2, "attention heads", low=1)
     dropout: float = field(0.5, "dropout rate, everywhere", low=0, below=1)
+    local_width: int = field(
+        0, "latest items before each one that a learned filter beside attention adds in every block; 0 has no filter", low=0
+    )
     score: str = field("cosine", "how a state scores an item", choices=("dot", "cosine"))
     score_temperature: float = field(0.1, "start of the cosine score's learnable temperature", above=0)
     activity_features: bool = field(

@@ -45,6 +45,18 @@ def visible_items(bias: Any) -> Any:
     return ops.sum(ops.cast(ops.equal(bias[:, 0], 0), "int32"), axis=-1)
 
 
+def earlier_items(valid: Any, width: int, slot: Any = None) -> Any:
+    """bool `[batch, length, width]`: whether the cell 1, 2, ..., `width` places before each one holds an item of the same history."""
+    slot = ops.zeros_like(valid, dtype="int32") if slot is None else slot
+    length = ops.shape(valid)[1]
+
+    def before(values: Any, places: int) -> Any:
+        return ops.pad(values, [[0, 0], [places, 0]])[:, :length]
+
+    own = [ops.logical_and(before(valid, places), ops.equal(before(slot, places), slot)) for places in range(1, width + 1)]
+    return ops.stack(own, axis=-1)
+
+
 def masked_mean(states: Any, valid: Any) -> Any:
     """Mean of `[batch, length, size]` over the valid positions, `[batch, size]`; zeros where no position is valid."""
     weights = ops.cast(valid, states.dtype)[:, :, None]

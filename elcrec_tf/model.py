@@ -28,7 +28,7 @@ class ELCRec(keras.Model):
 
     Args:
         num_items: items in the catalogue; indices run from 1, 0 is padding.
-        max_length, hidden_size, num_layers, num_heads, dropout: of the encoder.
+        max_length, hidden_size, num_layers, num_heads, dropout, local_width: of the encoder.
         activity_bounds: of the encoder's activity features; None has none.
         score, score_temperature: of the score head, see `ItemEmbedding`.
         num_clusters: latent intents.
@@ -64,6 +64,7 @@ class ELCRec(keras.Model):
         num_layers: int = 2,
         num_heads: int = 2,
         dropout: float = 0.5,
+        local_width: int = 0,
         activity_bounds: Sequence[int] | None = None,
         score: str = "cosine",
         score_temperature: float = 0.1,
@@ -94,7 +95,9 @@ class ELCRec(keras.Model):
         _check_choice("cluster_form", cluster_form, ("paper", "assign"))
         _check_choice("sequence_pooling", sequence_pooling, ("mean", "flatten"))
         items = ItemEmbedding(num_items, hidden_size, score, score_temperature, dtype=dtype, name="item_embedding")
-        encoder = SequenceEncoder(items, max_length, num_layers, num_heads, dropout, activity_bounds, dtype=dtype, name="encoder")
+        encoder = SequenceEncoder(
+            items, max_length, num_layers, num_heads, dropout, local_width, activity_bounds, dtype=dtype, name="encoder"
+        )
         learned = intent_clustering == "learned"
         centers = ClusterCenters(num_clusters, retirable_clusters, trainable=learned, dtype=dtype, name="cluster_centers")
 
@@ -282,6 +285,7 @@ def build_model(config: Config, num_items: int, activity_bounds: Sequence[int] =
         num_layers=model.num_layers,
         num_heads=model.num_heads,
         dropout=model.dropout,
+        local_width=model.local_width,
         activity_bounds=list(activity_bounds) if model.activity_features else None,
         score=model.score,
         score_temperature=model.score_temperature,

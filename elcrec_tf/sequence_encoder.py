@@ -12,7 +12,7 @@ from elcrec_tf.layers.activity_features import ActivityFeatures
 from elcrec_tf.layers.attention_block import AttentionBlock, layer_norm
 from elcrec_tf.layers.item_embedding import ItemEmbedding
 from elcrec_tf.layers.position_embedding import PositionEmbedding
-from elcrec_tf.masking import attention_bias, valid_mask, visible_items
+from elcrec_tf.masking import attention_bias, earlier_items, valid_mask, visible_items
 
 
 @keras.saving.register_keras_serializable("elcrec_tf")
@@ -25,7 +25,7 @@ class SequenceEncoder(keras.layers.Layer):
     Args:
         item_embedding: the item table, shared with the score head.
         max_length: longest history.
-        num_layers, num_heads, dropout: of the attention blocks.
+        num_layers, num_heads, dropout, local_width: of the attention blocks.
         activity_bounds: adds `ActivityFeatures` with these bounds to the states; None adds nothing.
 
     Call arguments:
@@ -48,6 +48,7 @@ class SequenceEncoder(keras.layers.Layer):
         num_layers: int,
         num_heads: int,
         dropout: float,
+        local_width: int = 0,
         activity_bounds: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -57,12 +58,15 @@ class SequenceEncoder(keras.layers.Layer):
         self.num_layers = num_layers
         self.num_heads = num_heads
         self.dropout = dropout
+        self.local_width = local_width
         self.activity_bounds = activity_bounds
         policy = self.dtype_policy
         self.position_embedding = PositionEmbedding(max_length, dtype=policy, name="position_embedding")
         self.embedding_norm = keras.layers.LayerNormalization(epsilon=1e-12, dtype=policy, name="embedding_norm")
         self.seed_generator = keras.random.SeedGenerator()
-        self.blocks = [AttentionBlock(num_heads, dropout=dropout, dtype=policy, name=f"block_{index}") for index in range(num_layers)]
+        self.blocks = [
+            AttentionBlock(num_heads, local_width, dropout=dropout, dtype=policy, name=f"block_{index}") for index in range(num_layers)
+        ]
         self.activity = None if activity_bounds is None else ActivityFeatures(max_length, activity_bounds, dtype=policy, name="activity")
 
     def build(self, history_shape: tuple[int | None, ...]) -> None:
@@ -75,15 +79,17 @@ class SequenceEncoder(keras.layers.Layer):
             self.activity.build(shape)
 
     def call(self, history: Any, slot: Any = None, distance: Any = None, wanted: Any = None, training: bool | None = None) -> Any:
-        bias = attention_bias(valid_mask(history), self.compute_dtype, slot)
+        valid = valid_mask(history)
+        bias = attention_bias(valid, self.compute_dtype, slot)
+        earlier = earlier_items(valid, self.local_width, slot) if self.local_width else None
         items = self.item_embedding(history)
         rate = self.dropout if training else 0.0
         seed = self.seed_generator.next() if rate else ops.zeros((2,), "uint32")
         norm = self.embedding_norm
         states = _embed(items, self.position_embedding.vectors(items, distance), norm.gamma, norm.beta, seed, rate=rate)
         for block in self.blocks[:-1]:
-            states = block(states, bias, training=training)
-        states = self.blocks[-1](states, bias, wanted, training=training)
+            states = block(states, bias, earlier, training=training)
+        states = self.blocks[-1](states, bias, earlier, wanted, training=training)
         if self.activity is None:
             return states
         seen = visible_items(bias)
@@ -103,6 +109,7 @@ class SequenceEncoder(keras.layers.Layer):
             "num_layers": self.num_layers,
             "num_heads": self.num_heads,
             "dropout": self.dropout,
+            "local_width": self.local_width,
             "activity_bounds": self.activity_bounds,
         }
 

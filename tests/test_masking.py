@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from elcrec_tf.masking import MASKED_SCORE, attention_bias, masked_mean, slot_mean, valid_mask, weighted_mean
+from elcrec_tf.masking import MASKED_SCORE, attention_bias, earlier_items, masked_mean, slot_mean, valid_mask, weighted_mean
 
 HISTORY = np.array([[0, 0, 5], [7, 5, 6]], "int32")
 
@@ -27,6 +27,16 @@ def test_bias_keeps_histories_in_one_row_apart():
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_bias_is_finite_in_half_precision(dtype):
     assert np.isfinite(np.asarray(attention_bias(valid_mask(HISTORY), dtype), "float32")).all()
+
+
+def test_earlier_items_by_hand():
+    """Two histories in a row, the second with a hidden item in its middle; padding in front."""
+    valid = np.array([[False, True, True, True, False, True]])
+    slot = np.int32([[0, 0, 0, 1, 1, 1]])
+    expected = [[False, False], [False, False], [True, False], [False, False], [True, False], [False, True]]
+    np.testing.assert_array_equal(earlier_items(valid, 2, slot)[0], expected)
+    alone = [[False, False], [False, False], [True, False], [True, True], [True, True], [False, True]]
+    np.testing.assert_array_equal(earlier_items(valid, 2)[0], alone)
 
 
 def test_masked_mean_by_hand():

@@ -527,7 +527,7 @@ def test_invalid_choices(name):
 
 def test_build_model_takes_everything_from_the_configuration():
     """Each argument that the configuration also knows differs from its default and arrives."""
-    changed = {"max_length": 7, "hidden_size": 12, "num_layers": 1, "num_heads": 3, "dropout": 0.25, "score": "dot"}
+    changed = {"max_length": 7, "hidden_size": 12, "num_layers": 1, "num_heads": 3, "dropout": 0.25, "local_width": 4, "score": "dot"}
     changed |= {
         "score_temperature": 0.3,
         "num_clusters": 5,
@@ -544,6 +544,9 @@ def test_build_model_takes_everything_from_the_configuration():
     assert built["num_items"] == 11
     assert built["dtype"] is None  # number formats are the kernels' business
     assert built["activity_bounds"] is None
-    assert set(built) == {*changed, "activity_bounds", "num_items", "dtype", "name"}
+    assert built["retirable_clusters"] is False
+    assert set(built) == {*changed, "retirable_clusters", "activity_bounds", "num_items", "dtype", "name"}
+    automatic = build_model(toy_config(num_clusters="auto", most_clusters=6), 11).get_config()
+    assert (automatic["num_clusters"], automatic["retirable_clusters"]) == (6, True)
     for bounds in ((), (2, 5)):
         assert build_model(toy_config(activity_features=True), 11, bounds).get_config()["activity_bounds"] == list(bounds)

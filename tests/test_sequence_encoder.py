@@ -17,10 +17,10 @@ def make(**arguments):
     return SequenceEncoder(items, **{"max_length": MAX_LENGTH, "num_layers": 2, "num_heads": 2, "dropout": 0.5, **arguments})
 
 
-@pytest.fixture(scope="module", params=[None, [1, 3]], ids=["plain", "activity"])
+@pytest.fixture(scope="module", params=[{}, {"activity_bounds": [1, 3]}, {"local_width": 2}], ids=["plain", "activity", "local filter"])
 def encoder(request):
     keras.utils.set_random_seed(3)
-    encoder = make(activity_bounds=request.param)
+    encoder = make(**request.param)
     encoder(HISTORIES)
     rng = np.random.default_rng(0)
     for weight in encoder.trainable_weights:  # large enough that a leak between positions would show

@@ -16,8 +16,12 @@ class AttentionBlock(keras.layers.Layer):
     `y = LN(x + dropout(attention(x)))`, then `LN(y + dropout(W2 gelu(W1 y)))` with the exact (erf) GELU.
     What a position may look at is the caller's business: it comes in as an additive bias.
 
+    Beside attention, which weighs by content, may stand a local filter, which weighs by place: each position gets the sum of the states
+    of the `local_width` positions before it, each times a learned vector (a causal depthwise convolution).
+
     Args:
         num_heads: attention heads; divides the size of the states.
+        local_width: positions before each one that the local filter sees; 0 has none.
         feed_forward_size: width of the hidden layer; 4 times the states' size if None.
         dropout: rate for attention weights and both sub-layers' outputs.
         epsilon: of LayerNorm.
@@ -25,6 +29,7 @@ class AttentionBlock(keras.layers.Layer):
     Call arguments:
         inputs: `[batch, length, size]`.
         bias: additive attention bias, broadcast to `[batch, heads, query, key]`.
+        earlier: bool `[batch, length, local_width]`, what the local filter may use (`masking.earlier_items`).
         wanted: `[n]` numbers of the positions, counted row by row, whose outputs are wanted; all if None.
         training: whether dropout is on.
 
@@ -33,10 +38,17 @@ class AttentionBlock(keras.layers.Layer):
     """
 
     def __init__(
-        self, num_heads: int, feed_forward_size: int | None = None, dropout: float = 0.0, epsilon: float = 1e-12, **kwargs: Any
+        self,
+        num_heads: int,
+        local_width: int = 0,
+        feed_forward_size: int | None = None,
+        dropout: float = 0.0,
+        epsilon: float = 1e-12,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.num_heads = num_heads
+        self.local_width = local_width
         self.feed_forward_size = feed_forward_size
         self.dropout = dropout
         self.epsilon = epsilon
@@ -62,27 +74,35 @@ class AttentionBlock(keras.layers.Layer):
         for layer in (self.query_key_value, self.attention_output, self.expand, self.attention_norm, self.output_norm):
             layer.build(inputs_shape)
         self.contract.build((*inputs_shape[:-1], wide))
+        if self.local_width:
+            self.local_filter = self.add_weight(name="local_filter", shape=(self.local_width, size), initializer=_initializer())
 
-    def call(self, inputs: Any, bias: Any, wanted: Any = None, training: bool | None = None) -> Any:
+    def call(self, inputs: Any, bias: Any, earlier: Any = None, wanted: Any = None, training: bool | None = None) -> Any:
         batch, length, size = ops.shape(inputs)
         rate = self.dropout if training else 0.0
         seed = self.seed_generator.next() if rate else ops.zeros((2,), "uint32")
+        local = ops.reshape(_filter(inputs, earlier, self.local_filter), (-1, size)) if self.local_width else None
         inputs = ops.reshape(inputs, (-1, size))
         projected = ops.reshape(matmul(inputs, self.query_key_value.kernel), (batch, length, 3 * size))
         mixed = _attend(projected, self.query_key_value.bias, bias, seed, heads=self.num_heads, rate=rate)
         mixed = ops.reshape(mixed, (-1, size))
         if wanted is not None:
             inputs, mixed = ops.take(inputs, wanted, axis=0), ops.take(mixed, wanted, axis=0)
+            local = None if local is None else ops.take(local, wanted, axis=0)
 
         def add(product: Any, dense: Any, residual: Any, norm: Any, salt: int) -> Any:
             return _add_norm(product, dense.bias, residual, norm.gamma, norm.beta, seed, rate=rate, salt=salt, epsilon=self.epsilon)
 
-        states = add(matmul(mixed, self.attention_output.kernel), self.attention_output, inputs, self.attention_norm, 1)
+        product = matmul(mixed, self.attention_output.kernel)
+        product = product if local is None else product + local
+        states = add(product, self.attention_output, inputs, self.attention_norm, 1)
         hidden = _gelu(matmul(states, self.expand.kernel), self.expand.bias)
         states = add(matmul(hidden, self.contract.kernel), self.contract, states, self.output_norm, 2)
         return states if wanted is not None else ops.reshape(states, (batch, length, size))
 
-    def compute_output_spec(self, inputs: Any, bias: Any, wanted: Any = None, training: bool | None = None) -> keras.KerasTensor:
+    def compute_output_spec(
+        self, inputs: Any, bias: Any, earlier: Any = None, wanted: Any = None, training: bool | None = None
+    ) -> keras.KerasTensor:
         shape = inputs.shape if wanted is None else (wanted.shape[0], inputs.shape[-1])
         return keras.KerasTensor(shape, inputs.dtype)
 
@@ -90,6 +110,7 @@ class AttentionBlock(keras.layers.Layer):
         return {
             **super().get_config(),
             "num_heads": self.num_heads,
+            "local_width": self.local_width,
             "feed_forward_size": self.feed_forward_size,
             "dropout": self.dropout,
             "epsilon": self.epsilon,
@@ -108,6 +129,18 @@ def _attend(projected: Any, projection_bias: Any, bias: Any, seed: Any, *, heads
     weights = dropout(ops.softmax(scores + _float32(bias), axis=-1), rate, seed)
     mixed = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
     return ops.cast(ops.reshape(mixed, (batch, length, width // 3)), dtype)
+
+
+@fused
+def _filter(states: Any, earlier: Any, local_filter: Any) -> Any:
+    """`Σ_j f_j ∘ x_{t-j}` over the earlier positions that count, `[batch, length, size]`."""
+    length = ops.shape(states)[1]
+    counted = ops.cast(earlier, "float32")
+    total = 0.0
+    for place in range(local_filter.shape[0]):
+        before = ops.pad(_float32(states), [[0, 0], [place + 1, 0], [0, 0]])[:, :length]
+        total = total + before * counted[:, :, place, None] * _float32(local_filter[place])
+    return ops.cast(total, states.dtype)
 
 
 @fused

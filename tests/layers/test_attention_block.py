@@ -81,7 +81,7 @@ def test_wanted_outputs_are_those_of_all(block):
     """Positions are counted row by row, in any order."""
     wanted = np.int32([14, 0, 6, 6])
     every = np.asarray(block(STATES, OPEN)).reshape(-1, 8)
-    np.testing.assert_allclose(block(STATES, OPEN, wanted), every[wanted], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(block(STATES, OPEN, wanted=wanted), every[wanted], rtol=1e-5, atol=1e-6)
 
 
 def test_compiled_chains_give_the_same_outputs_and_gradients(block):
@@ -107,3 +107,32 @@ def test_dropout_is_on_in_training_only():
 def test_heads_divide_the_size():
     with pytest.raises(ValueError, match="`num_heads` should divide .* num_heads=3, size=8"):
         AttentionBlock(3)(STATES, OPEN)
+
+
+def test_a_layer_with_a_local_filter(tmp_path):
+    earlier = np.ones((3, 5, 2), bool)
+    check_layer(AttentionBlock, {"num_heads": 2, "local_width": 2}, (STATES, OPEN, earlier), tmp_path, trains=False)
+
+
+def test_the_local_filter_adds_earlier_states_to_what_attention_gives():
+    keras.utils.set_random_seed(0)
+    plain, local = AttentionBlock(2), AttentionBlock(2, local_width=2)
+    earlier = RNG.random((3, 5, 2)) < 0.7
+    plain(STATES, OPEN), local(STATES, OPEN, earlier)
+    filters = RNG.normal(size=(2, 8)).astype("float32")
+    values = {weight.path.split("/", 1)[1]: weight for weight in plain.weights}
+    for weight in local.weights:
+        if weight is not local.local_filter:
+            weight.assign(values[weight.path.split("/", 1)[1]])
+    local.local_filter.assign(np.zeros((2, 8)))
+    np.testing.assert_allclose(local(STATES, OPEN, earlier), plain(STATES, OPEN), rtol=1e-5, atol=1e-6)
+    # With attention's output off, what is left of the first half is LN(x + filter).
+    local.local_filter.assign(filters)
+    local.attention_output.kernel.assign(np.zeros((8, 8)))
+    local.contract.kernel.assign(np.zeros((32, 8)))
+    mixed = STATES.astype(np.float64)
+    for place in (1, 2):
+        before = np.pad(STATES, [(0, 0), (place, 0), (0, 0)])[:, :5]
+        mixed = mixed + before * earlier[:, :, place - 1, None] * filters[place - 1]
+    mixed = (mixed - mixed.mean(-1, keepdims=True)) / mixed.std(-1, keepdims=True)
+    np.testing.assert_allclose(local(STATES, OPEN, earlier), mixed, rtol=1e-4, atol=1e-4)
