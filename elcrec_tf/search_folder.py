@@ -6,7 +6,7 @@ keras_tuner/       keras-tuner's own state
 trials/            a run folder for each trial, or one below for each of several executions
 trials.json        the results of all trials
 best_config.json   the best configuration, for elcrec_tf.train --config
-intents_config.json  where the number of intents is searched: the configuration whose intents fit the users best
+intents_config.json  where the number of intents is searched: the configuration whose intents fit the users best, with as many as they use
 plots/             score against each field, number of intents and temperature, best so far
 tensorboard/       the trials for TensorBoard's HParams
 refit/             with --refit: runs of the best configuration, one a seed, reported in refit.json
@@ -152,6 +152,7 @@ class SearchFolder:
             status=status,
             score=state["score"] if status == "completed" else None,
             separation=_mean([row.get("intent_separation") for row in best_rows]) if status == "completed" else None,
+            intents_in_use=_mean([row.get("intent_perplexity") for row in best_rows]) if status == "completed" else None,
             values=settings.space.values(sampled),
             epochs=max((len(rows) for rows in histories), default=0),
             seconds=round(sum(row.get("seconds", 0.0) for rows in histories for row in rows), 2),
@@ -170,7 +171,8 @@ def _mean(values: list[float | None]) -> float | None:
 @dataclass(frozen=True)
 class TrialResult:
     """A trial as it is reported: `score` is its mean best validation metric, None unless it is completed; `separation` is how clearly
-    users belong to one of its intents then (`intents.separation`), None where that was not measured; `values` are those of the
+    users belong to one of its intents then (`intents.separation`), and `intents_in_use` over how many they divide (the perplexity), None
+    where that was not measured; `values` are those of the
     searched fields; `epochs` and `seconds` are of training, with those of the trial that it `continues`, if any; `reason` says in a
     line why it failed; `runs` are its run folders."""
 
@@ -178,6 +180,7 @@ class TrialResult:
     status: str
     score: float | None
     separation: float | None
+    intents_in_use: float | None
     values: dict[str, Any]
     epochs: int
     seconds: float
@@ -197,7 +200,8 @@ def best_trial(trials: list[TrialResult]) -> TrialResult | None:
 
 def clearest_trial(trials: list[TrialResult]) -> TrialResult | None:
     """What a search says of the number of intents: of the trials that score as well as the best one (see `TOLERANCE`), the one whose
-    users belong most clearly to one intent. The score alone hardly tells: with too many intents it is as high as with the right number.
+    users belong most clearly to one intent. Its `intents_in_use` are the number: where there are too many centres, some stay unused.
+    The score alone hardly tells, with too many intents it is as high as with the right number.
     """
     best = best_trial(trials)
     if best is None:

@@ -159,13 +159,9 @@ def _report(arguments: argparse.Namespace, folder: SearchFolder, settings: Searc
     if report["best"] is None:
         raise UserError(f"{folder.path}: no trial was completed; trials.json there has the reasons")
     console.print(f"best configuration: {folder.best_config_file}", soft_wrap=True)
-    if report["clearest"] is not None:
-        clearest = next(result for result in report["trials"] if result["trial"] == report["clearest"])
-        console.print(
-            f"number of intents: {clearest['values']['num_clusters']} (trial {clearest['trial']}, {folder.intents_config_file}): of the "
-            f"trials within {TOLERANCE:.0%} of the best {report['objective']}, its users belong most clearly to one intent",
-            soft_wrap=True,
-        )
+    clearest = next((result for result in report["trials"] if result["trial"] == report["clearest"]), None)
+    if clearest is not None and clearest["intents_in_use"] is not None:
+        console.print(_intents_line(report["objective"], clearest, folder), soft_wrap=True)
     if arguments.refit:
         best = next(result for result in report["trials"] if result["trial"] == report["best"])
         report["refit"] = refit(folder, settings, best, sequences, arguments.refit, console)
@@ -177,6 +173,14 @@ def _report(arguments: argparse.Namespace, folder: SearchFolder, settings: Searc
         json.dump(report, sys.stdout, indent=2)
         print()
     return 0
+
+
+def _intents_line(objective: str, clearest: dict[str, Any], folder: SearchFolder) -> str:
+    return (
+        f"number of intents: {clearest['intents_in_use']:.0f} ({folder.intents_config_file}): of the trials within {TOLERANCE:.0%} of the "
+        f"best {objective}, the users of trial {clearest['trial']} belong most clearly to one intent, and use so many of its "
+        f"{clearest['values']['num_clusters']}"
+    )
 
 
 if __name__ == "__main__":

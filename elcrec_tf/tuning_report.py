@@ -43,8 +43,9 @@ def write_report(folder: SearchFolder, settings: SearchSettings) -> dict[str, An
     write_json(folder.path / "trials.json", report)
     if best is not None:
         write_json(folder.best_config_file, settings.space.config(best.values).to_dict())
-        if clearest is not None:
-            write_json(folder.intents_config_file, settings.space.config(clearest.values).to_dict())
+        if clearest is not None and clearest.intents_in_use is not None:
+            own = settings.space.config({**clearest.values, "num_clusters": max(2, round(clearest.intents_in_use))})
+            write_json(folder.intents_config_file, own.to_dict())
         write_plots(folder, settings, trials)
         write_hparams(folder, settings, trials)
     return report
@@ -75,7 +76,7 @@ def _domain(parameter: Parameter) -> Any:
 def trials_table(report: dict[str, Any]) -> Table:
     """All trials, the best first, failed ones with their reason last."""
     table = Table(title=f"trials by validation {report['objective']}")
-    for name in ("trial", report["objective"], "separation"):
+    for name in ("trial", report["objective"], "separation", "in use"):
         table.add_column(name, justify="right")
     table.add_column("values")
     for name in ("epochs", "seconds"):
@@ -84,11 +85,12 @@ def trials_table(report: dict[str, Any]) -> Table:
     for result in sorted(report["trials"], key=lambda result: -1.0 if result["score"] is None else result["score"], reverse=True):
         score = "-" if result["score"] is None else f"{result['score']:.4f}"
         separation = "-" if result["separation"] is None else f"{result['separation']:.3f}"
+        in_use = "-" if result["intents_in_use"] is None else f"{result['intents_in_use']:.0f}"
         values = ", ".join(f"{name} {value}" for name, value in result["values"].items())
         note = f"continues {result['continues']}" if result["continues"] else ""
         if result["status"] != "completed":
             note = f"{result['status']}: {result['reason']}" if result["reason"] else result["status"]
-        table.add_row(result["trial"], score, separation, values, str(result["epochs"]), f"{result['seconds']:.0f}", note)
+        table.add_row(result["trial"], score, separation, in_use, values, str(result["epochs"]), f"{result['seconds']:.0f}", note)
     return table
 
 

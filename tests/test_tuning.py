@@ -58,7 +58,8 @@ def trained(monkeypatch, sequences):
         score = config.loss.temperature + config.model.num_clusters / 100 + config.train.seed / 50
         for epoch in range(len(rows) + 1, config.train.epochs + 1):
             separation = 1 / (1 + abs(config.model.num_clusters - 8))
-            rows.append({"epoch": epoch, "val_NDCG@20": score + epoch / 1000, "seconds": 1.0, "intent_separation": separation})
+            health = {"intent_separation": separation, "intent_perplexity": config.model.num_clusters / 2}
+            rows.append({"epoch": epoch, "val_NDCG@20": score + epoch / 1000, "seconds": 1.0, **health})
             folder.write_history(rows)
 
     monkeypatch.setattr(tuning, "train_model", train)
@@ -293,7 +294,8 @@ def test_what_a_search_leaves(make, sequences, trained):
     assert resolve(file=folder.best_config_file) == settings.space.config(best["values"])
     clearest = report["trials"][int(report["clearest"])]
     assert clearest["separation"] == 1 / (1 + abs(clearest["values"]["num_clusters"] - 8))
-    assert resolve(file=folder.intents_config_file) == settings.space.config(clearest["values"])
+    half = {**clearest["values"], "num_clusters": max(2, round(clearest["values"]["num_clusters"] / 2))}
+    assert resolve(file=folder.intents_config_file) == settings.space.config(half)
     for name in ("parameters", "best_so_far", "num_clusters", "num_clusters_temperature"):
         assert (folder.path / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     # A second report takes the place of the first.
