@@ -90,7 +90,15 @@ def check_plots() -> None:
         raise UserError("the plot needs matplotlib: pip install matplotlib, or leave the plot out with --no-plot")
 
 
-def write_report(report: Report, about: Mapping[str, Any], heading: Sequence[str], folder: Path, name: str, plot: bool) -> dict[str, Any]:
+def write_report(
+    report: Report,
+    about: Mapping[str, Any],
+    heading: Sequence[str],
+    folder: Path,
+    name: str,
+    plot: bool,
+    endings: Sequence[str] = ("png",),
+) -> dict[str, Any]:
     """Write `<name>.json`, `<name>.md` and with `plot` `<name>.png`.
 
     Args:
@@ -100,6 +108,7 @@ def write_report(report: Report, about: Mapping[str, Any], heading: Sequence[str
         folder: where the files go.
         name: of the files, without ending.
         plot: whether to draw.
+        endings: of the plot's files.
 
     Returns:
         The content of the JSON file.
@@ -112,8 +121,9 @@ def write_report(report: Report, about: Mapping[str, Any], heading: Sequence[str
 
         figure = Figure(figsize=(12, 5), layout="constrained")
         report.draw(figure)
-        with atomic_path(folder / f"{name}.png") as temporary:
-            figure.savefig(temporary, dpi=120)
+        for ending in endings:
+            with atomic_path(folder / f"{name}.{ending}") as temporary:
+                figure.savefig(temporary, dpi=120)
     return content
 
 
