@@ -24,8 +24,8 @@ LAYERS = (
     ("callbacks", "search_folder"),
     ("training", "results"),
     ("recovery", "retrieval", "serving."),
-    ("tuning", "tuning_oracles", "tuning_workers", "tuning_plots", "tuning_report", "report"),
-    ("train", "evaluate", "tune", "export", "serve", "recommend", "import_official"),
+    ("tuning", "tuning_oracles", "tuning_workers", "tuning_plots", "tuning_report", "reporting."),
+    ("train", "evaluate", "tune", "export", "serve", "recommend", "import_official", "report"),
     ("pipelines.",),
 )
 # The numerical core is written in keras.ops, so that it also runs on another backend.

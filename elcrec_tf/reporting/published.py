@@ -99,3 +99,27 @@ PUBLISHED: dict[str, dict[str, dict[str, float]]] = {
 
 RECORDS = ("KERec", "FICLRec", "BSARec", "ICSRec")
 """Methods newer than the paper, the best first (on Beauty); the others are the paper's own table."""
+
+FINGERPRINTS = {
+    "32097249c6fe28c41eec9307bf9a862ee43983c9e5f67ee36ad0d70eeb097299": "beauty",
+    "fd36411a25e0710b4d6121e4ddadf5e9c8cdcdcfc5d74ab3edd4e0b631ccb83b": "sports",
+    "7e85e0d9596c340ecd1b9c963066fa3a2268e3b4976c4c78097e7b3a961e73b6": "toys",
+    "c0d934c1a45b4a978f598e9c3ab6d254957616f1bfe1fd3e850e32b24b0f71a3": "yelp",
+}
+"""`Sequences.fingerprint` of the published benchmark files, read with a k-core of 5 or less -> data set."""
+
+
+def published_results(name: str, fingerprint: str | None) -> dict[str, dict[str, float]]:
+    """The published rows that a run's results may stand beside: method -> metrics; empty where there are none.
+
+    A benchmark file is known by its content, whatever its name: another file of the same name gets no rows. Data sets that have no
+    published file are known by their name.
+
+    Args:
+        name: the data set's name, as in metrics.json.
+        fingerprint: the data set's fingerprint, None where it is not known.
+    """
+    known = FINGERPRINTS.get(fingerprint or "")
+    if known is None and name not in FINGERPRINTS.values():
+        known = name
+    return PUBLISHED.get(known or "", {})

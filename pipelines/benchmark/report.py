@@ -117,13 +117,15 @@ def write_report(
     write_json(folder / f"{name}.json", content)
     write_text(folder / f"{name}.md", "\n\n".join([*heading, *(table.markdown() for table in report.tables)]) + "\n")
     if plot:
+        from matplotlib import rc_context
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(12, 5), layout="constrained")
         report.draw(figure)
-        for ending in endings:
-            with atomic_path(folder / f"{name}.{ending}") as temporary:
-                figure.savefig(temporary, dpi=120)
+        with rc_context({"svg.hashsalt": name}):  # with that and no date, the same plot is the same file
+            for ending in endings:
+                with atomic_path(folder / f"{name}.{ending}") as temporary:
+                    figure.savefig(temporary, dpi=120, metadata={"Date": None} if ending == "svg" else None)
     return content
 
 

@@ -42,12 +42,21 @@ def main(argv: list[str]) -> int:
         console.print(dry_run_table(scene, variants))
         return 0
     failed = run_missing(scene, variants, console)
-    _write(scene, variants, shlex.join([*PROGRAM.split(), *argv]), console)
+    _write(scene, variants, shlex.join([*PROGRAM.split(), *_without_places(argv)]), console)
     if failed:
         raise UserError(
             f"{len(failed)} runs failed, the table is made without them; the same command tries them again: {', '.join(failed)}"
         )
     return 0
+
+
+def _without_places(argv: list[str]) -> list[str]:
+    """The flags without those that say where something is on this machine: the files are for others, too."""
+    kept, places = [], ("--data-dir", "--output-dir", "--runs-dir")
+    for before, word in zip(["", *argv], argv, strict=False):
+        if before not in places and word.partition("=")[0] not in places:
+            kept.append(word)
+    return kept
 
 
 def _write(scene: Scene, variants: list[Variant], command: str, console: Console) -> None:

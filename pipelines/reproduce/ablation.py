@@ -39,7 +39,7 @@ def report(scene: Scene, variants: Sequence[Variant]) -> Report:
         found = {(one.recipe, one.name): _summary(scene, one, own) for one in own if scene.rows(one)}
         lines = [_line(f"{recipe}, {name}", summary) for (recipe, name), summary in found.items()]
         lines += [(f"{one.recipe}, {one.name}", "not run", "", "", *[""] * len(METRICS)) for one in own if not scene.rows(one)]
-        reported = ABLATION.get(subject.name, {})
+        reported = ABLATION.get(subject.name, {}) if subject.published else {}
         lines += [(f"reported, {name}", decimal(total), "", "", *[""] * len(METRICS)) for name, total in reported.items()]
         columns = ("", "sum", "more than B", "p", *METRICS)
         tables.append(Table(f"{subject.name}: test; p of the sum by a paired permutation test over users, two-sided", columns, lines))

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from elcrec_tf.reporting.published import PUBLISHED
 from pipelines.benchmark.report import Report, Table
 from pipelines.reproduce.figures import bars, panels
 from pipelines.reproduce.imported import ranks_against, runs_against
@@ -65,7 +64,7 @@ def report(scene: Scene, variants: Sequence[Variant]) -> Report:
     for subject in scene.subjects:
         own = [variant for variant in variants if variant.subject is subject]
         done = [_ours(scene, variant) for variant in own if scene.rows(variant)]
-        published = PUBLISHED.get(subject.name, {})
+        published = subject.published
         tables.append(_methods_table(scene, subject, own, done))
         cells = {one.name: _cells(one, published) for one in done if published}
         if cells:
@@ -150,7 +149,7 @@ def _won_table(won: Mapping[str, Mapping[str, int]]) -> Table:
 
 
 def _methods_table(scene: Scene, subject: Subject, variants: Sequence[Variant], done: Sequence[_Ours]) -> Table:
-    lines = [(f"{method}, reported", *map(decimal, _in_order(row))) for method, row in PUBLISHED.get(subject.name, {}).items()]
+    lines = [(f"{method}, reported", *map(decimal, _in_order(row))) for method, row in subject.published.items()]
     finished = {one.name: one for one in done}
     baselines: Mapping[str, Mapping[str, float]] = next((row["baselines"] for variant in variants for row in scene.rows(variant)), {})
     lines += [(f"{name}, here", *map(decimal, _in_order(row))) for name, row in baselines.items()]

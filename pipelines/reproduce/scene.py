@@ -11,6 +11,7 @@ import numpy as np
 
 from elcrec_tf.config import PRESETS, Config, resolve
 from elcrec_tf.data.datasets import load_dataset
+from elcrec_tf.reporting.published import published_results
 from pipelines.reproduce.job import Job
 from pipelines.reproduce.ledger import Ledger, Row
 from pipelines.reproduce.significance import METRICS, Spread
@@ -33,6 +34,11 @@ class Subject:
     fingerprint: str = ""
     users: int = 0
     absent: str = ""
+
+    @property
+    def published(self) -> dict[str, dict[str, float]]:
+        """Published test metrics on it: method -> metric -> value. Another file of the same name has none."""
+        return published_results(self.name, self.fingerprint)
 
     @staticmethod
     def load(flags: Mapping[str, Any], name: str | None = None, **fields: Any) -> Subject:
