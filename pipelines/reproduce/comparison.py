@@ -13,7 +13,7 @@ from pipelines.benchmark.report import Report, Table
 from pipelines.reproduce.figures import bars, panels
 from pipelines.reproduce.imported import ranks_against, runs_against
 from pipelines.reproduce.scene import Scene, Subject, Variant, spread
-from pipelines.reproduce.significance import METRICS, RESAMPLES, Spread, bootstrap_p, decimal, gains, p_text, paired_p
+from pipelines.reproduce.significance import METRICS, RESAMPLES, Spread, bootstrap_means, bootstrap_p, decimal, gains, p_text, paired_p
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -95,14 +95,12 @@ def _cells(ours: _Ours, published: Mapping[str, Mapping[str, float]]) -> list[tu
     """For each metric: against the paper's own method, and against the record."""
     found = []
     for metric in METRICS:
+        means = bootstrap_means(ours.gains[metric])
         record = max(published, key=lambda method: published[method][metric])
-        found.append((_cell(ours, metric, PAPER, published), _cell(ours, metric, record, published)))
+        against = [(method, published[method][metric]) for method in (PAPER, record)]
+        paper, best_reported = (_Cell(metric, ours.spreads[metric], method, value, bootstrap_p(means, value)) for method, value in against)
+        found.append((paper, best_reported))
     return found
-
-
-def _cell(ours: _Ours, metric: str, method: str, published: Mapping[str, Mapping[str, float]]) -> _Cell:
-    value = published[method][metric]
-    return _Cell(metric, ours.spreads[metric], method, value, bootstrap_p(ours.gains[metric], value))
 
 
 def _pairs(done: Sequence[_Ours], imported: Mapping[str, np.ndarray]) -> dict[str, dict[str, dict[str, float]]]:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipelines.reproduce.significance import METRICS, Spread, bootstrap_p, decimal, gains, p_text, paired_p
+from pipelines.reproduce.significance import METRICS, Spread, bootstrap_means, bootstrap_p, decimal, gains, p_text, paired_p
 
 LOG2_3 = 1.5849625007211562
 
@@ -61,7 +61,7 @@ def test_a_spread_is_mean_and_sample_deviation():
     ],
 )
 def test_bootstrap_over_users(values, published, expected, tolerance):
-    assert bootstrap_p(np.array(values), published) == pytest.approx(expected, abs=tolerance + 1e-12)
+    assert bootstrap_p(bootstrap_means(np.array(values)), published) == pytest.approx(expected, abs=tolerance + 1e-12)
 
 
 def test_bootstrap_agrees_with_drawing_users_one_by_one_and_repeats_itself():
@@ -69,25 +69,30 @@ def test_bootstrap_agrees_with_drawing_users_one_by_one_and_repeats_itself():
     values = gains(rng.integers(0, 60, 400), "NDCG@20")
     published = float(np.mean(values)) - 0.015
     means = rng.choice(values, (10_000, len(values))).mean(axis=1)
-    assert bootstrap_p(values, published) == pytest.approx(2 * np.mean(means <= published), abs=0.02)
-    assert bootstrap_p(values, published) == bootstrap_p(values, published)
+    ours = bootstrap_means(values)
+    assert bootstrap_p(ours, published) == pytest.approx(bootstrap_p(means, published), abs=0.02)
+    assert (ours.mean(), ours.std()) == (pytest.approx(values.mean(), abs=1e-3), pytest.approx(values.std() / 20, rel=0.03))
+    assert np.array_equal(bootstrap_means(values), ours) and not np.array_equal(bootstrap_means(values, seed=1), ours)
 
 
 @pytest.mark.parametrize(
     ("first", "second", "expected"),
     [
-        ([1, 1, 1], [0, 0, 0], 2 / 8),  # of 8 sign patterns two have a sum as far from 0
+        ([1, 1, 1], [0, 0, 0], 2 / 8),  # of 8 patterns of signs two have a sum as far from 0
         ([0, 0, 0], [1, 1, 1], 2 / 8),
         ([1, 1, 1, 5, 5], [0, 0, 0, 5, 5], 2 / 8),  # equal users say nothing
         ([1, 0], [0, 1], 1),
-        ([3, 0, 0], [0, 1, 1], 1),  # sums of +-3 +-1 +-1: 5, 3, 3, 1 and their negatives; 6 of 8 have at least 1 on the observed side
+        ([3, 0, 0], [0, 1, 1], 1),  # the sum of +-3 +-1 +-1 is at least 1 away from 0
         ([4, 2, 1], [0, 0, 0], 2 / 8),
-        ([4, 2, 0], [0, 0, 1], 4 / 8),  # +-4 +-2 +-1: only 7 and 5 are at least 5
+        ([4, 2, 0], [0, 0, 1], 4 / 8),  # of +-4 +-2 +-1 only 7 and 5 and their negatives are at least 5 away
+        ([1] * 12, [0] * 12, 2 / 4096),
         ([2, 2], [2, 2], 1),
     ],
 )
-def test_paired_permutation_is_exact_for_few_users(first, second, expected):
-    assert paired_p(np.array(first, float), np.array(second, float)) == pytest.approx(min(expected, 1))
+def test_paired_permutation_of_few_users(first, second, expected):
+    assert paired_p(np.array(first, float), np.array(second, float)) == pytest.approx(
+        expected, abs=2 * np.sqrt(expected * (1 - expected) / 1000) + 1e-12
+    )
 
 
 def test_paired_permutation_tells_a_difference_from_chance():
