@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipelines.benchmark.report import Report, Table
-from pipelines.reproduce.figures import bars, panels, zoom
+from pipelines.reproduce.figures import bars, legend_below, panels, zoom
 from pipelines.reproduce.paper import ABLATION
 from pipelines.reproduce.scene import Scene, Variant, spread
 from pipelines.reproduce.significance import METRICS, Spread, decimal, gains, p_text, paired_p
@@ -73,3 +73,4 @@ def _draw(figure: Figure, shown: Mapping[str, Mapping[str, Mapping[str, float | 
         bars(axes, list(PARTS), shown[name])
         axes.set_ylabel("sum of HR@5, HR@20, NDCG@5, NDCG@20")
         zoom(axes)
+    legend_below(figure)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipelines.benchmark.report import Report, Table
-from pipelines.reproduce.figures import bars, panels, zoom
+from pipelines.reproduce.figures import bars, legend_below, panels, zoom
 from pipelines.reproduce.lines import COLUMNS, line, plain, summary
 from pipelines.reproduce.scene import Scene, Variant
 from pipelines.reproduce.significance import Spread
@@ -52,3 +52,4 @@ def _draw(figure: Figure, views: Sequence[str], shown: Mapping[str, Mapping[str,
         axes.set_ylabel(f"test {_SHOWN}")
         axes.tick_params(axis="x", labelrotation=45)
         zoom(axes)
+    legend_below(figure)

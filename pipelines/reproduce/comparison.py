@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.benchmark.report import Report, Table
-from pipelines.reproduce.figures import bars, panels
+from pipelines.reproduce.figures import bars, legend_below, panels
 from pipelines.reproduce.imported import ranks_against, runs_against
 from pipelines.reproduce.scene import Scene, Subject, Variant, spread
 from pipelines.reproduce.significance import METRICS, RESAMPLES, Spread, bootstrap_means, bootstrap_p, decimal, gains, p_text, paired_p
@@ -193,3 +193,4 @@ def _draw(figure: Figure, shown: Mapping[str, Mapping[str, Mapping[str, float | 
     for name, axes in panels(figure, [name for name, series in shown.items() if series]):
         bars(axes, METRICS, shown[name])
         axes.tick_params(axis="x", labelrotation=30)
+    legend_below(figure)

@@ -35,7 +35,13 @@ def bars(axes: Axes, groups: Sequence[str], series: Mapping[str, Mapping[str, fl
         if any(errors):
             axes.errorbar(places, means, errors, fmt="none", ecolor="black", elinewidth=1, capsize=2)
     axes.set_xticks(range(len(groups)), groups)
-    axes.legend(fontsize="small")
+
+
+def legend_below(figure: Figure) -> None:
+    """One legend for all panels, below them, where it hides no bar."""
+    named = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    if named:
+        figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=len(named), fontsize="small")
 
 
 def zoom(axes: Axes) -> None:
@@ -46,4 +52,4 @@ def zoom(axes: Axes) -> None:
     if tops and min(tops) > 0.5 * max(tops):
         reach = max(max(tops) - min(tops), 0.02 * max(tops))
         axes.set_ylim(max(min(tops) - reach, 0.0), max(tops) + reach)
-        axes.annotate("axis does not start at 0", (0.02, 0.01), xycoords="axes fraction", fontsize="x-small", alpha=0.7)
+        axes.set_xlabel("the axis does not start at 0", fontsize="x-small")
