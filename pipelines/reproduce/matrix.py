@@ -52,13 +52,15 @@ def run_missing(scene: Scene, variants: Sequence[Variant], console: Console) -> 
 
 
 def dry_run_table(scene: Scene, variants: Sequence[Variant]) -> Table:
-    """What `run_missing` would run, with the longest it may take."""
+    """What `run_missing` would run, with an estimate of the time; a run may stop early."""
     from rich.table import Table
 
-    table = Table(title="runs without a row", caption="the time is an upper bound where a run may stop early")
+    guess = "no run is finished yet: the hours are a guess, from the preset default on 2 cores"
+    caption = "hours from the finished runs that are most alike" if scene.ledger.rows else guess
+    table = Table(title="runs without a row", caption=caption)
     for column in ("data set", "recipe", "variant"):
         table.add_column(column)
-    for column in ("seed", "epochs, at most", "hours, at most"):
+    for column in ("seed", "epochs, at most", "hours"):
         table.add_column(column, justify="right")
     total = 0.0
     jobs = missing_jobs(scene, variants)

@@ -295,11 +295,12 @@ def test_a_run_that_fails_stops_no_other(faked, places, results, monkeypatch, ca
 def test_a_dry_run_lists_what_is_missing(faked, places, results, capsys):
     main(["ablation", *SIMULATED, "--seeds", "2", "--epochs", "9", "--dry-run", *places])
     out = capsys.readouterr().out
-    assert "8 runs" in out and "B+ELCM" in out and faked == []
+    assert "8 runs" in out and "B+ELCM" in out and "are a guess" in out and faked == []
     main(["comparison", *SIMULATED, "--seeds", "1", "--epochs", "9", *places])
     capsys.readouterr()
     main(["ablation", *SIMULATED, "--seeds", "2", "--epochs", "9", "--dry-run", *places])
-    assert "7 runs" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "7 runs" in out and "most alike" in out
     assert len(faked) == 1 and not (results / "ablation.md").exists()
 
 
