@@ -35,7 +35,9 @@ class DataConfig(Group):
         None, "folder to look for named data sets in, and to download them to (default: ~/.cache/elcrec_tf)", metavar="DIR"
     )
     format: str = field(
-        "auto", "format of the file; auto goes by its ending (.txt is sequences)", choices=("auto", "sequences", "csv", "parquet", "jsonl")
+        "auto",
+        "format of the file; auto goes by its ending (.txt is sequences); mind is the behaviors.tsv of the MIND news data",
+        choices=("auto", "sequences", "csv", "parquet", "jsonl", "mind"),
     )
     user_column: str = field("user", "name of a log's user column", metavar="NAME")
     item_column: str = field("item", "name of a log's item column", metavar="NAME")

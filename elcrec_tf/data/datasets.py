@@ -14,6 +14,7 @@ from pathlib import Path
 from elcrec_tf.config import DataConfig, SimulatorConfig
 from elcrec_tf.data.catalog import Catalog
 from elcrec_tf.data.interactions import read_log, read_titles
+from elcrec_tf.data.mind import read_mind
 from elcrec_tf.data.movielens import MOVIELENS, load_movielens
 from elcrec_tf.data.sequence_file import read_sequence_file
 from elcrec_tf.data.sequences import Sequences
@@ -118,9 +119,10 @@ def _load_file(config: DataConfig) -> Sequences:
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise UserError(f"unknown data set {config.dataset!r}; {hint}Known: {', '.join(NAMES)}, or the path of a file")
     format = file_format(path, config.format)  # noqa: A001 - as the flag is called
-    if format == "sequences":
+    readers = {"sequences": read_sequence_file, "mind": read_mind}
+    if format in readers:
         _refuse_filter(config)
-        return read_sequence_file(path, short_name(path), config.k_core)
+        return readers[format](path, short_name(path), config.k_core)
     return read_log(path, format, config, short_name(path))
 
 

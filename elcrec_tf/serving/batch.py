@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from elcrec_tf.config import DataConfig
 from elcrec_tf.data.events import Events
 from elcrec_tf.data.interactions import read_log_events
+from elcrec_tf.data.mind import read_mind_events
 from elcrec_tf.data.sequence_file import read_sequence_events
 from elcrec_tf.data.tables import FORMATS, file_format
 from elcrec_tf.errors import UserError
@@ -98,7 +99,8 @@ def read_events(source: Path, config: DataConfig) -> Events:
         UserError: naming file, line or column, for any fault of the file.
     """
     format = file_format(source, config.format)  # noqa: A001 - as the flag is called
-    return read_sequence_events(source) if format == "sequences" else read_log_events(source, format, config)
+    readers = {"sequences": read_sequence_events, "mind": read_mind_events}
+    return readers[format](source) if format in readers else read_log_events(source, format, config)
 
 
 def coverage(recommender: AnyRecommender, events: Events) -> Coverage:

@@ -90,7 +90,15 @@ def check_plots() -> None:
         raise UserError("the plot needs matplotlib: pip install matplotlib, or leave the plot out with --no-plot")
 
 
-def write_report(report: Report, about: Mapping[str, Any], heading: Sequence[str], folder: Path, name: str, plot: bool) -> dict[str, Any]:
+def write_report(
+    report: Report,
+    about: Mapping[str, Any],
+    heading: Sequence[str],
+    folder: Path,
+    name: str,
+    plot: bool,
+    endings: Sequence[str] = ("png",),
+) -> dict[str, Any]:
     """Write `<name>.json`, `<name>.md` and with `plot` `<name>.png`.
 
     Args:
@@ -100,6 +108,7 @@ def write_report(report: Report, about: Mapping[str, Any], heading: Sequence[str
         folder: where the files go.
         name: of the files, without ending.
         plot: whether to draw.
+        endings: of the plot's files.
 
     Returns:
         The content of the JSON file.
@@ -108,12 +117,15 @@ def write_report(report: Report, about: Mapping[str, Any], heading: Sequence[str
     write_json(folder / f"{name}.json", content)
     write_text(folder / f"{name}.md", "\n\n".join([*heading, *(table.markdown() for table in report.tables)]) + "\n")
     if plot:
+        from matplotlib import rc_context
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(12, 5), layout="constrained")
         report.draw(figure)
-        with atomic_path(folder / f"{name}.png") as temporary:
-            figure.savefig(temporary, dpi=120)
+        with rc_context({"svg.hashsalt": name}):  # with that and no date, the same plot is the same file
+            for ending in endings:
+                with atomic_path(folder / f"{name}.{ending}") as temporary:
+                    figure.savefig(temporary, dpi=120, metadata={"Date": None} if ending == "svg" else None)
     return content
 
 

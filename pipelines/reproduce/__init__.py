@@ -1,0 +1,1 @@
+"""The paper's experiments and ours, made again: `python -m pipelines.reproduce`."""

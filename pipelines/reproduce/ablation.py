@@ -1,0 +1,76 @@
+"""`ablation`: the parts of ELCRec switched off, as the paper does, on the sum of the four metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pipelines.benchmark.report import Report, Table
+from pipelines.reproduce.figures import bars, legend_below, panels, zoom
+from pipelines.reproduce.paper import ABLATION
+from pipelines.reproduce.scene import Scene, Variant, spread
+from pipelines.reproduce.significance import METRICS, Spread, decimal, gains, p_text, paired_p
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_NO_CONTRAST = {"sequence_weight": 0.0, "intent_weight": 0.0}
+PARTS: dict[str, dict[str, float]] = {
+    "B": {**_NO_CONTRAST, "cluster_weight": 0.0},
+    "B+ICL": {"cluster_weight": 0.0},
+    "B+ELCM": _NO_CONTRAST,
+    "ELCRec": {},
+}
+"""Variants by the paper's names: the weights in which each differs from the recipe."""
+
+
+def variants(scene: Scene) -> list[Variant]:
+    whole = scene.plain()
+    return [Variant(one.subject, one.recipe, name, one.config.replace(**weights)) for one in whole for name, weights in PARTS.items()]
+
+
+def report(scene: Scene, variants: Sequence[Variant]) -> Report:
+    """A table and bars for each data set: published, and each recipe."""
+    result: dict[str, dict[str, Any]] = {}
+    shown: dict[str, dict[str, dict[str, float | Spread]]] = {}
+    tables = []
+    for subject in scene.subjects:
+        own = [variant for variant in variants if variant.subject is subject]
+        found = {(one.recipe, one.name): _summary(scene, one, own) for one in own if scene.rows(one)}
+        lines = [_line(f"{recipe}, {name}", summary) for (recipe, name), summary in found.items()]
+        lines += [(f"{one.recipe}, {one.name}", "not run", "", "", *[""] * len(METRICS)) for one in own if not scene.rows(one)]
+        reported = ABLATION.get(subject.name, {}) if subject.published else {}
+        lines += [(f"reported, {name}", decimal(total), "", "", *[""] * len(METRICS)) for name, total in reported.items()]
+        columns = ("", "sum", "more than B", "p", *METRICS)
+        tables.append(Table(f"{subject.name}: test; p of the sum by a paired permutation test over users, two-sided", columns, lines))
+        shown[subject.name] = {"reported": dict(reported)} if reported else {}
+        result[subject.name] = {"reported": reported}
+        for (recipe, name), summary in found.items():
+            shown[subject.name].setdefault(recipe, {})[name] = summary["sum"]
+            plain = {key: value.to_dict() if isinstance(value, Spread) else value for key, value in summary.items()}
+            result[subject.name].setdefault(recipe, {})[name] = plain
+    return Report(result, tables, lambda figure: _draw(figure, shown))
+
+
+def _summary(scene: Scene, variant: Variant, others: Sequence[Variant]) -> dict[str, Any]:
+    """The sum and the metrics, and how far the sum is above that of B, where B was run."""
+    rows = scene.rows(variant)
+    summary: dict[str, Any] = {metric: spread(rows, "test", metric) for metric in ("sum", *METRICS)}
+    base = next((one for one in others if one.recipe == variant.recipe and one.name == "B" and scene.rows(one)), None)
+    if base is not None and variant.name != "B":
+        summary["more_than_b"] = summary["sum"].mean - spread(scene.rows(base), "test", "sum").mean
+        summary["p"] = paired_p(gains(scene.ranks(variant), "sum"), gains(scene.ranks(base), "sum"))
+    return summary
+
+
+def _line(name: str, summary: Mapping[str, Any]) -> tuple[str, ...]:
+    more = (decimal(summary["more_than_b"], signed=True), p_text(summary["p"])) if "p" in summary else ("", "")
+    return (name, summary["sum"].text(), *more, *(summary[metric].text() for metric in METRICS))
+
+
+def _draw(figure: Figure, shown: Mapping[str, Mapping[str, Mapping[str, float | Spread]]]) -> None:
+    for name, axes in panels(figure, [name for name, series in shown.items() if series]):
+        bars(axes, list(PARTS), shown[name])
+        axes.set_ylabel("sum of HR@5, HR@20, NDCG@5, NDCG@20")
+        zoom(axes)
+    legend_below(figure)

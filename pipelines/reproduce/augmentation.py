@@ -1,0 +1,55 @@
+"""`augmentation`: what the two views of a history are made by; the rest of the recipe stays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pipelines.benchmark.report import Report, Table
+from pipelines.reproduce.figures import bars, legend_below, panels, zoom
+from pipelines.reproduce.lines import COLUMNS, line, plain, summary
+from pipelines.reproduce.scene import Scene, Variant
+from pipelines.reproduce.significance import Spread
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_NO_VIEWS = {"sequence_weight": 0.0, "intent_weight": 0.0}
+_RANDOM = ("crop", "mask", "reorder")
+_SHOWN = "NDCG@20"
+
+
+def variants(scene: Scene) -> list[Variant]:
+    return [
+        Variant(one.subject, one.recipe, view, one.config.replace(**fields_of(view)))
+        for one in scene.plain()
+        for view in scene.options.views
+    ]
+
+
+def fields_of(view: str) -> dict[str, Any]:
+    """The fields of the configuration that a view stands for."""
+    return _NO_VIEWS if view == "none" else {"augmentations": _RANDOM if view == "random" else (view,)}
+
+
+def report(scene: Scene, variants: Sequence[Variant]) -> Report:
+    """A table and bars for each data set."""
+    tables, result = [], {}
+    shown: dict[str, dict[str, dict[str, float | Spread]]] = {}
+    for subject in scene.subjects:
+        found = [(one, summary(scene, one)) for one in variants if one.subject is subject]
+        tables.append(Table(f"{subject.name}: views", COLUMNS, [line(f"{one.recipe}, {one.name}", cells) for one, cells in found]))
+        result[subject.name] = [{"recipe": one.recipe, "views": one.name, **plain(cells)} for one, cells in found if cells]
+        for one, cells in found:
+            if cells:
+                shown.setdefault(subject.name, {}).setdefault(one.recipe, {})[one.name] = cells[_SHOWN]
+    return Report(result, tables, lambda figure: _draw(figure, scene.options.views, shown))
+
+
+def _draw(figure: Figure, views: Sequence[str], shown: Mapping[str, Mapping[str, Mapping[str, float | Spread]]]) -> None:
+    for name, axes in panels(figure, list(shown)):
+        bars(axes, views, shown[name])
+        axes.set_ylabel(f"test {_SHOWN}")
+        axes.tick_params(axis="x", labelrotation=45)
+        zoom(axes)
+    legend_below(figure)

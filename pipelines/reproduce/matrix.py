@@ -1,0 +1,90 @@
+"""Runs what a table lacks, one run after the other; or says what that would be."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from elcrec_tf.errors import UserError
+from pipelines.reproduce import process
+from pipelines.reproduce.job import Job
+from pipelines.reproduce.ledger import Row
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipelines.reproduce.scene import Scene, Variant
+
+_USERS_PER_SECOND = 3600.0  # of the preset default on 2 cores; see "Speed" in the README
+
+
+def missing_jobs(scene: Scene, variants: Sequence[Variant]) -> list[tuple[Job, Variant]]:
+    """The runs without a row, each once, seed by seed: every variant has its first seed before any has its second."""
+    seeds = scene.options.seeds
+    found: dict = {}
+    for seed in range(seeds):
+        for variant in variants:
+            for job in variant.jobs(seeds)[seed : seed + 1]:
+                if scene.ledger.find(job) is None:
+                    found.setdefault(job.key, (job, variant))
+    return list(found.values())
+
+
+def run_missing(scene: Scene, variants: Sequence[Variant], console: Console) -> list[str]:
+    """Run them. A run that fails is left out, and the others go on; the ids of those that failed."""
+    jobs = missing_jobs(scene, variants)
+    runs_dir, failed = Path(scene.options.runs_dir), []
+    for number, (job, _) in enumerate(jobs, 1):
+        scene.ledger.reload()  # another process may have made it meanwhile
+        if scene.ledger.find(job) is not None:
+            continue
+        console.print(f"run {number} of {len(jobs)}: {job.dataset}, {job.recipe}, {job.variant}, seed {job.seed}", soft_wrap=True)
+        try:
+            process.train(job, runs_dir, scene.ledger.folder)
+        except UserError as error:
+            console.print(f"failed: {error}", soft_wrap=True)
+            failed.append(job.id)
+    scene.ledger.reload()
+    return failed
+
+
+def dry_run_table(scene: Scene, variants: Sequence[Variant]) -> Table:
+    """What `run_missing` would run, with an estimate of the time; a run may stop early."""
+    from rich.table import Table
+
+    guess = "no run is finished yet: the hours are a guess, from the preset default on 2 cores"
+    caption = "hours from the finished runs that are most alike" if scene.ledger.rows else guess
+    table = Table(title="runs without a row", caption=caption)
+    for column in ("data set", "recipe", "variant"):
+        table.add_column(column)
+    for column in ("seed", "epochs, at most", "hours"):
+        table.add_column(column, justify="right")
+    total = 0.0
+    jobs = missing_jobs(scene, variants)
+    for job, variant in jobs:
+        seconds = estimated_seconds(job, variant.subject.users, scene.ledger.rows)
+        total += seconds
+        table.add_row(job.dataset, job.recipe, job.variant, str(job.seed), str(job.config.train.epochs), f"{seconds / 3600:.2f}")
+    table.add_row("all", f"{len(jobs)} runs", "", "", "", f"{total / 3600:.2f}", style="bold")
+    return table
+
+
+def estimated_seconds(job: Job, users: int, rows: Sequence[Row]) -> float:
+    """Seconds of training, by the most alike finished runs.
+
+    Runs of the same preset and as many epochs on the same data tell how long a run takes. Others, of the same preset where there are
+    any, tell the time of a user in an epoch, and the run may take all its epochs. Without rows a guess stands for them.
+    """
+    if job.noise:
+        return 0.0  # only ranks, with a run that is there or listed by itself
+    epochs = job.config.train.epochs
+    alike = [row for row in rows if row["preset"] == job.config.preset and row["train_share"] == job.train_share]
+    same = [row for row in alike if row["fingerprint"] == job.fingerprint and row["config"]["train"]["epochs"] == epochs]
+    if same:
+        return statistics.median(row["train_seconds"] for row in same)
+    rates = [row["train_seconds"] / (row["epochs"] * row["users"] * row["train_share"]) for row in alike or rows]
+    each = statistics.median(rates) if rates else 1 / _USERS_PER_SECOND
+    return each * epochs * users * job.train_share

@@ -1,0 +1,126 @@
+"""Trains and evaluates a job: an ordinary run folder, from which a row and ranks are taken. Imports TensorFlow when it is asked to work."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from elcrec_tf import cli
+from elcrec_tf.config import Config
+from elcrec_tf.data.datasets import load_dataset
+from elcrec_tf.data.sequences import Sequences
+from elcrec_tf.errors import UserError
+from elcrec_tf.files import write_json
+from elcrec_tf.run_folder import RunFolder
+from pipelines.benchmark import machine
+from pipelines.reproduce.job import Job, differences, settings, versions
+from pipelines.reproduce.ledger import Ledger, Row
+from pipelines.reproduce.lock import locked
+from pipelines.reproduce.perturb import some_users, with_noise
+
+if TYPE_CHECKING:
+    from elcrec_tf.model import ELCRec
+
+_MACHINE = ("processor", "cores", "memory_bytes", "accelerators", "backend")
+
+
+def run(job: Job, runs_dir: Path, ledger: Ledger) -> None:
+    """Train a job in its run folder, go on there where it was cut off, and add its row to the ledger.
+
+    Raises:
+        UserError: as training does, when the data has changed, or when another process trains the same job.
+    """
+    folder = RunFolder(runs_dir / job.training.id)
+    with locked(folder.path, wait=False):
+        sequences = _sequences(job)
+        cli.import_tensorflow()
+        memory = _train(job, sequences, folder)
+        metrics, model = folder.read_metrics(), folder.load_model()
+        ranks = _test_ranks(model, sequences, job.config, job.noise)
+        ledger.add(row(job, folder, metrics, ranks, memory), ranks)
+
+
+def imported_ranks(run_dir: Path, config: Config) -> np.ndarray:
+    """Test ranks, `[users]`, of the best model of any run folder on the data set of `config`."""
+    cli.import_tensorflow()
+    return _test_ranks(RunFolder(run_dir).load_model(), load_dataset(config.data, config.simulator), config)
+
+
+def _sequences(job: Job) -> Sequences:
+    sequences = load_dataset(job.config.data, job.config.simulator)
+    if sequences.fingerprint != job.fingerprint:
+        raise UserError(f"the data of {job.config.data.dataset} has changed since this command started; start it again")
+    return sequences
+
+
+def _train(job: Job, sequences: Sequences, folder: RunFolder) -> dict[str, int | None]:
+    """Bring a run folder to its end; what that took in memory (None each where nothing was left to train)."""
+    from elcrec_tf.results import evaluate_run
+    from elcrec_tf.training import train_model
+
+    if folder.read_metrics():
+        return {"peak_memory_bytes": None, "peak_device_memory_bytes": None}
+    begun = len(folder.read_history())
+    # A run that goes on keeps its own way to the data: the job's identity says that the rest is the same.
+    config = folder.config() if folder.exists else job.config
+    seen = some_users(sequences, job.train_share, job.seed)
+    model = train_model(seen, config, folder, resume=folder.exists, console=cli.console(stderr=True))
+    memory = machine.memory()  # before the evaluation
+    write_json(folder.metrics_file, evaluate_run(model, sequences, config, folder))
+    return memory if len(folder.read_history()) > begun else dict.fromkeys(memory)
+
+
+def _test_ranks(model: ELCRec, sequences: Sequences, config: Config, noise: float = 0.0) -> np.ndarray:
+    """Ranks of the test targets. With noise in the histories, what is excluded stays the true history: the task is the same."""
+    import tensorflow as tf
+
+    from elcrec_tf.data.pipeline import RankingData, ranking_batches
+    from elcrec_tf.evaluation import Ranker
+
+    size, length = config.train.eval_batch_size, model.encoder.max_length
+    data = ranking_batches(sequences, "test", size, length)
+    if noise:
+        noisy = ranking_batches(with_noise(sequences, noise, config.train.seed), "test", size, length)
+        pairs = tf.data.Dataset.zip((data.dataset, noisy.dataset))
+        data = RankingData(pairs.map(lambda true, seen: {**true, "history": seen["history"]}), data.users)
+    return Ranker(model).rank(data)["rank"]
+
+
+def row(job: Job, folder: RunFolder, metrics: dict[str, Any], ranks: np.ndarray, memory: dict[str, int | None]) -> Row:
+    """What the ledger keeps of a run: identity, configuration, metrics, the course of training, its cost, versions, machine, date."""
+    from elcrec_tf.ranking import ranking_metrics
+
+    history = folder.read_history()
+    curves = ("loss", f"val_{job.config.train.monitor}", "seconds", "clustering_seconds")
+    described = machine.describe(machine.devices())
+    return {
+        "id": job.id,
+        "dataset": job.dataset,
+        "fingerprint": job.fingerprint,
+        "preset": job.config.preset,
+        "recipe": job.recipe,
+        "variant": job.variant,
+        "differences": differences(job.config),
+        "seed": job.seed,
+        "train_share": job.train_share,
+        "noise": job.noise,
+        "validation": metrics["validation"],
+        "test": ranking_metrics(ranks),
+        "baselines": metrics["baselines"],
+        "best_epoch": metrics["best_epoch"],
+        "epochs": metrics["epochs"],
+        "train_seconds": metrics["train_seconds"],
+        **memory,
+        "curve": {name: [round(one[name], 6) for one in history if name in one] for name in curves if history and name in history[0]},
+        "parameters": metrics["parameters"],
+        "users": metrics["users"],
+        "items": metrics["items"],
+        "events": metrics["events"],
+        "config": settings(job.config),
+        "versions": versions(),
+        "machine": {name: described[name] for name in _MACHINE},
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }

@@ -1,0 +1,442 @@
+"""The command as a whole. Runs are faked where the tables are what is tested, and real, on tiny data, where running is."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import elcrec_tf
+from elcrec_tf.config import AugmentConfig, Config, DataConfig, ModelConfig, SimulatorConfig
+from elcrec_tf.data.datasets import load_dataset
+from elcrec_tf.data.simulate import simulate
+from elcrec_tf.errors import UserError
+from elcrec_tf.reporting import published
+from elcrec_tf.run_folder import RunFolder
+from pipelines.reproduce import ablation, augmentation, process, training
+from pipelines.reproduce.__main__ import main
+from pipelines.reproduce.flags import TABLES, make_parser
+from pipelines.reproduce.ledger import Ledger
+from pipelines.reproduce.perturb import some_users
+
+ROOT = Path(elcrec_tf.__file__).parents[1]
+SIMULATED = "--datasets simulated --recipes simulated --sim-users 60 --sim-items 40 --sim-intents 4 --sim-events 8".split()
+SMALL = "--num-clusters 4 --hidden-size 8 --num-layers 1 --max-length 10 --batch-size 16 --xla off --products float32".split()
+NO_MEMORY = {"peak_memory_bytes": None, "peak_device_memory_bytes": None}
+HAS_EM = "intent_clustering" in ModelConfig.__dataclass_fields__
+VIEWS = ("none", "crop", "random", *set(AugmentConfig.__dataclass_fields__["augmentations"].metadata["choices"]) & {"insert", "dropout"})
+
+
+@pytest.fixture
+def places(tmp_path):
+    return ["--output-dir", str(tmp_path / "results"), "--runs-dir", str(tmp_path / "runs")]
+
+
+@pytest.fixture
+def results(tmp_path):
+    return tmp_path / "results"
+
+
+@pytest.fixture
+def beauty(tmp_path, monkeypatch):
+    """A small file that is taken for a published one: tables put the published numbers beside it."""
+    sequences = simulate(SimulatorConfig(sim_users=200, sim_items=60, sim_intents=4, sim_events=8.0))
+    path = tmp_path / "Beauty.txt"
+    path.write_text("".join(f"{user} {' '.join(map(str, sequences[index]))}\n" for index, user in enumerate(sequences.user_ids)))
+    monkeypatch.setitem(published.FINGERPRINTS, load_dataset(DataConfig(dataset=str(path))).fingerprint, "beauty")
+    return path
+
+
+def fake_ranks(job, users):
+    """Better with more of the objective's terms, worse with noise."""
+    rng = np.random.default_rng([job.seed, round(100 * job.noise)])
+    loss = job.config.loss
+    hit = 0.2 + 0.1 * (loss.cluster_weight > 0) + 0.05 * (loss.intent_weight > 0) - 0.2 * job.noise
+    return np.where(rng.random(users) < hit, rng.integers(0, 5, users), 30)
+
+
+@pytest.fixture
+def faked(monkeypatch):
+    """Runs that take no time, of three epochs; a list of the jobs."""
+    done = []
+
+    def train(job, runs_dir, output_dir):
+        sequences = load_dataset(job.config.data, job.config.simulator)
+        folder = RunFolder(runs_dir / job.id)
+        seconds = {1: 3.0, 2: 2.0, 3: 2.0}
+        folder.write_history(
+            [{"epoch": n, "loss": 8 / n, "val_NDCG@20": 0.1 * min(n, 2), "seconds": seconds[n], "clustering_seconds": 0.5} for n in seconds]
+        )
+        ranks = fake_ranks(job, sequences.num_users)
+        metrics = {"validation": {"NDCG@20": 0.2}, "baselines": {}, "best_epoch": 2, "epochs": 3, "train_seconds": 7.0, "parameters": 9}
+        metrics |= {"users": sequences.num_users, "items": sequences.catalog.num_items, "events": sequences.num_events}
+        memory = {**NO_MEMORY, "peak_memory_bytes": 10_000_000 + sequences.num_users}
+        Ledger(output_dir).add(training.row(job, folder, metrics, ranks, memory), ranks)
+        done.append(job)
+
+    monkeypatch.setattr(process, "train", train)
+    return done
+
+
+def read(folder, name):
+    """The JSON's result, after a look at all files."""
+    content = json.loads((folder / f"{name}.json").read_text())
+    assert content["table"] == name and content["command"].startswith(f"python -m pipelines.reproduce {name} ")
+    text = (folder / f"{name}.md").read_text()
+    assert "nan" not in text and "--output-dir" not in text and str(folder) not in text
+    assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (folder / f"{name}.svg").read_text()
+    return content["result"]
+
+
+# ---- tables
+
+
+def test_comparison_puts_recipes_beside_published_results(beauty, faked, places, results, capsys):
+    main(["comparison", "--datasets", str(beauty), "--seeds", "2", "--recipes", "paper", "default", "unheard-of", *places])
+    assert [(job.config.preset, job.seed) for job in faked] == [("paper-beauty", 0), ("default", 0), ("paper-beauty", 1), ("default", 1)]
+    result = read(results, "comparison")
+    data = result["datasets"]["beauty"]
+    ranks = np.stack([fake_ranks(job, 200) for job in faked if job.config.preset == "default"])
+    cell = data["recipes"]["default"]["HR@5"]
+    assert cell["mean"] == pytest.approx(np.mean(ranks < 5)) and cell["seeds"] == 2
+    assert cell["deviation"] == pytest.approx(np.std(np.mean(ranks < 5, axis=1), ddof=1))
+    assert cell["paper"] == {
+        "method": "ELCRec",
+        "published": 0.0529,
+        "margin": pytest.approx(cell["mean"] - 0.0529),
+        "p": pytest.approx(2 / 10_001),
+        "within_2_deviations": False,
+    }
+    assert (cell["record"]["method"], cell["record"]["published"]) == ("KERec", 0.0745)
+    assert result["won"]["default"] == {"above_paper": 4, "above_record": 4, "cells": 4}
+    # The fake does not know the recipe: both have the same ranks.
+    assert data["pairs"]["paper - default"]["HR@5"] == {"difference": 0.0, "p": 1.0}
+    text = (results / "comparison.md").read_text()
+    assert "| ELCRec, reported | .0529 | .1079 | .0355 | .0509 |" in text
+    assert f"| default, HR@5 | {cell['mean']:.4f}".replace("0.", ".") in text
+    assert "| default | 4 of 4 | 4 of 4 |" in text
+    assert "written to" in capsys.readouterr().out
+
+
+def test_another_file_of_a_published_name_has_no_published_numbers_beside_it(faked, places, results, tmp_path):
+    (tmp_path / "Beauty.txt").write_text("".join(f"u{user} a b c d e\n" for user in range(5)))
+    main(["comparison", "--datasets", str(tmp_path / "Beauty.txt"), "--recipes", "default", "--seeds", "1", *places])
+    assert read(results, "comparison")["won"] == {}
+    assert "reported" not in (results / "comparison.md").read_text()
+
+
+def test_ablation_switches_parts_off(beauty, faked, places, results):
+    main(["ablation", "--datasets", str(beauty), "--recipes", "default", "--seeds", "2", *places])
+    weights = [(one.sequence_weight, one.intent_weight, one.cluster_weight) for one in (job.config.loss for job in faked[:4])]
+    assert weights == [(0, 0, 0), (0.1, 0.1, 0), (0, 0, 0.1), (0.1, 0.1, 0.1)]
+    result = read(results, "ablation")["beauty"]
+    assert result["reported"] == {"B": 0.2390, "B+ICL": 0.2398, "B+ELCM": 0.2432, "ELCRec": 0.2473}
+    own = result["default"]
+    assert list(own) == list(ablation.PARTS)
+    assert own["ELCRec"]["sum"]["mean"] == pytest.approx(
+        sum(own["ELCRec"][name]["mean"] for name in ("HR@5", "HR@20", "NDCG@5", "NDCG@20"))
+    )
+    assert own["ELCRec"]["more_than_b"] == pytest.approx(own["ELCRec"]["sum"]["mean"] - own["B"]["sum"]["mean"])
+    assert own["ELCRec"]["p"] < 0.05 and "p" not in own["B"]
+
+
+def test_tables_share_runs(beauty, faked, places, results):
+    chosen = ["--datasets", str(beauty), "--recipes", "default", "--seeds", "1", *places]
+    main(["comparison", *chosen])
+    main(["ablation", *chosen])
+    assert len(faked) == 4
+    main(["sensitivity", *chosen, "--clusters", "256", "--alphas", "0.1"])
+    main(["convergence", *chosen])
+    main(["augmentation", *chosen, "--views", "random", "none"])
+    assert len(faked) == 4, "all of it had been run for the ablation"
+    assert len({row["id"] for row in Ledger(results).rows}) == 4
+
+
+def test_sensitivity_varies_one_thing_at_a_time(beauty, faked, places, results):
+    main(["sensitivity", "--datasets", str(beauty), "--clusters", "4", "8", "--alphas", "0.01", "10", *places])
+    found = [(job.config.model.num_clusters, job.config.loss.cluster_weight) for job in faked]
+    assert found == [(4, 0.1), (8, 0.1), (256, 0.01), (256, 10)]
+    result = read(results, "sensitivity")["beauty"]
+    assert list(result["intents"]["default"]) == ["4", "8"] and list(result["alpha"]["default"]) == ["0.01", "10"]
+
+
+def test_convergence_shows_epochs_and_seconds(faked, places, results):
+    main(["convergence", *SIMULATED, *places])
+    (run,) = read(results, "convergence")["simulated"]
+    assert run["curve"]["loss"] == [8, 4, 2.666667]
+    # .1, .2, .2 after 3, 2 and 2 seconds.
+    assert (run["best"], run["nearly_epoch"], run["nearly_seconds"], run["seconds"]) == (0.2, 2, 5, 7)
+
+
+def test_robustness_has_noise_and_fewer_users_for_both_models(faked, places, results):
+    main(["robustness", *SIMULATED, "--noise", "0.5", "--shares", "0.25", "0.5", *places])
+    assert [(job.variant, job.noise, job.train_share) for job in faked[:4]] == [
+        ("B", 0, 1),
+        ("B", 0.5, 1),
+        ("B", 0, 0.25),
+        ("B", 0, 0.5),
+    ]
+    result = read(results, "robustness")["simulated"]
+    assert list(result["wrong items"]["simulated, ELCRec"]) == ["0", "0.5"]
+    assert set(result["fewer users"]["simulated, B"]) == {"0.25", "0.5", "1"}
+
+
+def test_augmentation_compares_views(faked, places, results):
+    main(["augmentation", *SIMULATED, "--views", *VIEWS, *places])
+    assert [job.config.augment.augmentations for job in faked[1:3]] == [("crop",), ("crop", "mask", "reorder")]
+    assert [one["views"] for one in read(results, "augmentation")["simulated"]] == list(VIEWS)
+    assert augmentation.fields_of("insert") == {"augmentations": ("insert",)}
+
+
+@pytest.mark.skipif(not HAS_EM, reason="needs the alternating scheme")
+def test_cost_compares_schemes_as_users_grow(faked, places, results):
+    main(["cost", *SIMULATED, "--user-factors", "1", "2", *places])
+    assert [(job.dataset, job.config.model.intent_clustering, job.config.train.epochs, job.config.train.patience) for job in faked] == [
+        ("simulated x1", "learned", 5, 5),
+        ("simulated x1", "em", 5, 5),
+        ("simulated x2", "learned", 5, 5),
+        ("simulated x2", "em", 5, 5),
+    ]
+    points = read(results, "cost")["points"]
+    assert [one["users"] for one in points] == [60, 60, 120, 120]
+    assert points[0]["epoch_seconds"]["median"] == 2, "the first epoch, of 3 seconds, does not count"
+    text = (results / "cost.md").read_text()
+    assert "| beauty, S3-Rec | 4,414 | 2,294 |" in text
+    assert "| simulated x2, simulated, alternating (ICLRec) | 120 | 2.00 | 1.00 |" in text
+
+
+def test_domains_without_their_data_say_so(faked, places, results, monkeypatch):
+    from pipelines.reproduce import scene
+
+    def load(config, simulator):
+        raise UserError("https://example.org/ml-1m.zip: cannot be fetched")
+
+    monkeypatch.setattr(scene, "load_dataset", load)
+    main(["domains", *places])
+    text = (results / "domains.md").read_text()
+    assert "| default | not run: `python -m pipelines.reproduce domains --mind MINDsmall_train/behaviors.tsv` |" in text
+    assert "| default | not run: `python -m pipelines.reproduce domains` needs the data set: https://example.org/ml-1m.zip: cannot" in text
+    assert "| ELCRec, reported | .0944 | .2332 | .0603 | .0994 |" in text
+    assert "| ICLRec, reported | .0293 | .0777 | .0186 | .0320 |" in text
+    assert faked == []
+
+
+def test_domains_with_their_data(faked, places, results, tmp_path, monkeypatch):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    import tensorflow as tf
+
+    from elcrec_tf.data import movielens
+
+    rng = np.random.default_rng(0)
+    columns = {"user_id": np.repeat([b"7", b"8", b"9"], 4), "movie_id": np.tile([b"1", b"2", b"3", b"4"], 3)}
+    columns |= {"movie_title": columns["movie_id"], "timestamp": rng.permutation(12), "user_rating": np.ones(12, np.float32)}
+    lines = [f"{user}\tU{user}\t11/15/2019 9:55:12 AM\tN1 N2 N3\tN4-1 N5-0" for user in range(3)]
+    (tmp_path / "behaviors.tsv").write_text("\n".join(lines) + "\n")
+    monkeypatch.setattr(movielens, "_check_reachable", lambda url: None)
+    with tfds.testing.mock_data(as_dataset_fn=lambda self, **kwargs: tf.data.Dataset.from_tensor_slices(columns)):
+        main(["domains", "--recipes", "default", "--k-core", "1", "--mind", str(tmp_path / "behaviors.tsv"), "--seeds", "1", *places])
+    assert [(job.dataset, job.config.data.format) for job in faked] == [("movielens-1m", "auto"), ("mind-small", "mind")]
+    datasets = read(results, "domains")["datasets"]
+    assert {name: data["recipes"]["default"]["HR@5"]["paper"]["published"] for name, data in datasets.items()} == {
+        "movielens-1m": 0.0333,
+        "mind-small": 0.0944,
+    }
+    with pytest.raises(UserError, match="has 1 fields separated by tabs"):
+        (tmp_path / "behaviors.tsv").write_text("broken\n")
+        main(["domains", "--datasets", "simulated", "--mind", str(tmp_path / "behaviors.tsv"), *places])
+
+
+# ---- running
+
+
+def test_a_killed_command_goes_on_with_the_runs_that_are_missing(faked, places, results, monkeypatch):
+    whole = process.train
+
+    def killed(job, *folders):
+        if len(faked) == 2:
+            raise KeyboardInterrupt
+        whole(job, *folders)
+
+    monkeypatch.setattr(process, "train", killed)
+    arguments = ["ablation", *SIMULATED, "--seeds", "1", *places]
+    with pytest.raises(KeyboardInterrupt):
+        main(arguments)
+    assert [job.variant for job in faked] == ["B", "B+ICL"] and not (results / "ablation.md").exists()
+    monkeypatch.setattr(process, "train", whole)
+    main(arguments)
+    assert [job.variant for job in faked] == list(ablation.PARTS)
+    main(arguments)
+    assert len(faked) == 4
+
+
+def test_a_run_that_fails_stops_no_other(faked, places, results, monkeypatch, capsys):
+    whole = process.train
+
+    def fails_for_b(job, *folders):
+        if job.variant == "B":
+            raise UserError("training diverged")
+        whole(job, *folders)
+
+    monkeypatch.setattr(process, "train", fails_for_b)
+    with pytest.raises(UserError, match="1 runs failed, .*tries them again: simulated-simulated-seed0-"):
+        main(["ablation", *SIMULATED, "--seeds", "1", *places])
+    assert "failed: training diverged" in capsys.readouterr().out
+    assert list(read(results, "ablation")["simulated"]["simulated"]) == ["B+ICL", "B+ELCM", "ELCRec"]
+    assert "| simulated, B | not run |" in (results / "ablation.md").read_text()
+
+
+def test_a_dry_run_lists_what_is_missing(faked, places, results, capsys):
+    main(["ablation", *SIMULATED, "--seeds", "2", "--epochs", "9", "--dry-run", *places])
+    out = capsys.readouterr().out
+    assert "8 runs" in out and "B+ELCM" in out and "are a guess" in out and faked == []
+    main(["comparison", *SIMULATED, "--seeds", "1", "--epochs", "9", *places])
+    capsys.readouterr()
+    main(["ablation", *SIMULATED, "--seeds", "2", "--epochs", "9", "--dry-run", *places])
+    out = capsys.readouterr().out
+    assert "7 runs" in out and "most alike" in out
+    assert len(faked) == 1 and not (results / "ablation.md").exists()
+
+
+def test_estimates_come_from_the_runs_that_are_most_alike():
+    from pipelines.reproduce.job import Job
+    from pipelines.reproduce.matrix import estimated_seconds
+
+    def row(seconds, preset="default", fingerprint="f", epochs=20, ran=10, users=100):
+        about = {"preset": preset, "fingerprint": fingerprint, "train_share": 1.0, "config": {"train": {"epochs": epochs}}}
+        return {**about, "train_seconds": seconds, "epochs": ran, "users": users}
+
+    job = Job("d", "f", "default", "ELCRec", Config().replace(epochs=20))
+    assert estimated_seconds(job, 7200, []) == 20 * 7200 / 3600
+    assert estimated_seconds(job, 50, [row(1000, preset="other")]) == 20 * 50  # a second for each user and epoch
+    assert estimated_seconds(job, 50, [row(1000, preset="other"), row(2000, fingerprint="g")]) == 2 * 20 * 50
+    assert estimated_seconds(job, 50, [row(2000, fingerprint="g"), row(30), row(50), row(40, epochs=5)]) == 40
+    assert estimated_seconds(Job("d", "f", "default", "B", Config(), noise=0.1), 50, []) == 0
+
+
+def test_what_a_user_can_get_wrong(faked, places, beauty, tmp_path):
+    with pytest.raises(UserError, match="no recipe of unheard-of is a preset"):
+        main(["comparison", *SIMULATED[:2], "--recipes", "unheard-of", *places])
+    with pytest.raises(UserError, match="--epochs should be at least 1"):
+        main(["comparison", *SIMULATED, "--epochs", "0", *places])
+    with pytest.raises(UserError, match="two data sets are called 'simulated'"):
+        main(["comparison", *SIMULATED, "--datasets", "simulated", "simulated", *places])
+    with pytest.raises(UserError, match="nowhere: holds no run"):
+        main(["comparison", *SIMULATED, "--against", str(tmp_path / "nowhere"), *places])
+    other = RunFolder(tmp_path / "other")
+    other.create(Config(), load_dataset(Config().replace(dataset=str(beauty)).data).catalog, "another")
+    with pytest.raises(UserError, match="other: was made on other data than simulated"):
+        main(["comparison", *SIMULATED, "--against", str(other.path), *places])
+    assert faked == []
+
+
+@pytest.mark.parametrize(
+    "flags", [["comparison", "--seeds", "0"], ["robustness", "--noise", "1.5"], ["tables"], ["cost", "--against", "x"]]
+)
+def test_wrong_flags_exit_2(flags, capsys):
+    with pytest.raises(SystemExit) as stop:
+        make_parser().parse_args(flags)
+    assert stop.value.code == 2
+
+
+def test_help_loads_no_tensorflow_and_names_every_table():
+    code = "import sys; from pipelines.reproduce.flags import make_parser; print(make_parser().format_help(), *sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    assert set(TABLES) <= set(printed.split())
+    assert not {"tensorflow", "keras", "numpy"} & set(printed.split())
+
+
+# ---- real runs
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Real runs without a process of their own; a list of the jobs that were started."""
+    started = []
+
+    def train(job, runs_dir, output_dir):
+        started.append(job)
+        training.run(job, runs_dir, Ledger(output_dir))
+
+    monkeypatch.setattr(process, "train", train)
+    monkeypatch.setattr(process, "ranks", training.imported_ranks)
+    return started
+
+
+def test_a_run_cut_off_in_its_middle_goes_on_and_is_a_run_like_any_other(in_process, places, results, tmp_path, monkeypatch):
+    arguments = ["comparison", *SIMULATED, *SMALL, "--epochs", "2", "--seeds", "1", *places]
+    save, saved = RunFolder.save_checkpoint, []
+
+    def cut_off(self, model, epoch, best):
+        save(self, model, epoch, best)
+        saved.append(epoch)
+        if saved == [1]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "save_checkpoint", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        main(arguments)
+    assert Ledger(results).rows == []
+    main(arguments)
+    assert saved == [1, 2], "the first epoch was not trained again"
+    (row,) = Ledger(results).rows
+    folder = RunFolder(tmp_path / "runs" / row["id"])
+    history, metrics = folder.read_history(), folder.read_metrics()
+    assert [one["epoch"] for one in history] == [1, 2]
+    assert row["curve"]["val_NDCG@20"] == pytest.approx([one["val_NDCG@20"] for one in history], abs=1e-6)
+    assert row["test"] == metrics["test"] and row["validation"] == metrics["validation"]
+    assert row["peak_memory_bytes"] > 0 and row["epochs"] == 2
+
+    job = in_process[0]
+    sequences = load_dataset(job.config.data, job.config.simulator)
+    # Noise is tried on the same run folder, fewer users have one of their own, a paired test has a run as a partner of itself.
+    noisy, fewer = replace(job, noise=0.9), replace(job, train_share=0.5)
+    for one in (noisy, fewer):
+        training.run(one, tmp_path / "runs", Ledger(results))
+    found = {one.id: Ledger(results).find(one) for one in (noisy, fewer)}
+    assert found[noisy.id]["test"] != row["test"] and found[noisy.id]["validation"] == row["validation"]
+    assert found[noisy.id]["peak_memory_bytes"] is None, "nothing was trained"
+    assert found[fewer.id]["users"] == 60, "all users are tested"
+    assert RunFolder(tmp_path / "runs" / fewer.id).fingerprint() == some_users(sequences, 0.5, seed=0).fingerprint
+    main(["comparison", *SIMULATED, *SMALL, "--epochs", "2", "--seeds", "1", "--against", str(folder.path), *places])
+    pairs = read(results, "comparison")["datasets"]["simulated"]["pairs"]
+    assert pairs[f"simulated - {row['id']}"]["NDCG@20"] == {"difference": 0.0, "p": 1.0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("table", [name for name in TABLES if name != "domains" and (HAS_EM or name != "cost")])
+def test_every_table_runs_for_real(table, in_process, places, results):
+    chosen = {"sensitivity": ["--clusters", "4", "8", "--alphas", "1"], "cost": ["--user-factors", "1", "2"]}
+    chosen |= {"robustness": ["--noise", "0.5", "--shares", "0.5"], "augmentation": ["--views", *VIEWS]}
+    main([table, *SIMULATED, *SMALL, "--epochs", "2", "--seeds", "2", *chosen.get(table, []), *places])
+    read(results, table)
+    assert "not run" not in (results / f"{table}.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_command_that_is_killed_leaves_no_process_and_goes_on(places, results, tmp_path):
+    """kill -9 in the middle of a run; the process that trained ends by itself."""
+    arguments = ["comparison", *SIMULATED, *SMALL, "--seeds", "1", "--epochs", "15", "--patience", "15", *places]
+    command = [sys.executable, "-m", "pipelines.reproduce", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment) as killed:
+        deadline = time.monotonic() + 300
+        while not list((tmp_path / "runs").glob("*/checkpoint/*.keras")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        assert killed.stderr.read().endswith("the command that started this run is gone\n")  # the pipe ends with the last process
+    (path,) = (tmp_path / "runs").iterdir()
+    begun = len(RunFolder(path).read_history())
+    assert 1 <= begun < 15 and Ledger(results).rows == []
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert f"epoch {begun + 1:>3}/15" in done.stderr and "epoch   1/15" not in done.stderr
+    (row,) = Ledger(results).rows
+    assert row["epochs"] == 15 and row["peak_memory_bytes"] > 0
