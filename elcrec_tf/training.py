@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +21,7 @@ from elcrec_tf.callbacks import (
     Snapshots,
     Validation,
 )
-from elcrec_tf.config import Config
+from elcrec_tf.config import Config, DataConfig
 from elcrec_tf.data.pipeline import histories, probe_views, ranking_batches
 from elcrec_tf.data.sequences import Sequences
 from elcrec_tf.data.splits import training_ranges
@@ -33,6 +35,7 @@ from elcrec_tf.model import ELCRec, build_model
 from elcrec_tf.optimizer import FusedAdam
 from elcrec_tf.progress import ProgressCallback
 from elcrec_tf.run_folder import RunFolder, load_keras
+from elcrec_tf.worker_training import SharedRanker, Team
 
 _PROBE_USERS = 1024
 _PROBE_LENGTH = 20  # latest items: enough to compare views, at a fraction of an epoch's cost
@@ -45,6 +48,7 @@ def train_model(
     resume: bool = False,
     console: Console | None = None,
     devices: Sequence[str] | None = None,
+    team: Team | None = None,
 ) -> ELCRec:
     """Train ELCRec on a data set and leave a run folder with the best model.
 
@@ -55,6 +59,7 @@ def train_model(
         resume: continue the run from its last whole epoch.
         console: where progress goes; silent if None.
         devices: devices to train on; all GPUs if None, one by one under MirroredStrategy where there are several.
+        team: the workers to train with, on all of their GPUs. Each of them calls this; the chief alone writes the folder.
 
     Returns:
         The model of the best validation epoch.
@@ -67,10 +72,11 @@ def train_model(
     check_trainable(sequences, config)
     if resume:
         check_resumable(folder, sequences, config)
+    if _writes(team) and resume:
         folder.write_config(config)  # the number of epochs may have changed
-    else:
+    elif _writes(team):
         folder.create(config, sequences.catalog, sequences.fingerprint)
-    fit_model(sequences, config, folder, console, devices)
+    fit_model(sequences, config, folder, console, devices, team)
     return folder.load_model()
 
 
@@ -101,26 +107,33 @@ def check_resumable(folder: RunFolder, sequences: Sequences, config: Config) -> 
         raise UserError(f"{folder.path}: has no checkpoint to resume from (an imported run, or one copied without checkpoint/)")
 
 
-def fit_model(sequences: Sequences, config: Config, folder: RunFolder, console: Console, devices: Sequence[str] = ()) -> None:
+def fit_model(
+    sequences: Sequences,
+    config: Config,
+    folder: RunFolder,
+    console: Console,
+    devices: Sequence[str] = (),
+    team: Team | None = None,
+) -> None:
     """Train from the folder's newest checkpoint, or from the start, until the last epoch or the end of patience."""
     train = config.train
-    recorder = RunRecorder(folder, train.monitor, train.patience)
-    with _strategy_scope(devices):
-        checkpoint = folder.newest_checkpoint()
-        if checkpoint is None:
-            first_epoch, model = 0, new_model(sequences, config)
-        else:
-            first_epoch, model = checkpoint[0], load_keras(checkpoint[1])
-            _choose_kernels(model, config)
-        # A row without a checkpoint belongs to an epoch that was cut off between the two.
-        recorder.rows = [row for row in folder.read_history() if row["epoch"] <= first_epoch]
-    if not folder.model_file.is_file():
+    strategy = team.strategy if team else _strategy(devices)
+    replicas = strategy.num_replicas_in_sync if strategy else 1
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        first_epoch, model = _model_to_go_on_with(sequences, config, folder, replicas)
+    recorder = RunRecorder(folder if _writes(team) else None, train.monitor, train.patience)
+    # A row without a checkpoint belongs to an epoch that was cut off between the two.
+    recorder.rows = [row for row in folder.read_history() if row["epoch"] <= first_epoch]
+    if team:
+        settings = dataclasses.replace(config, preset="", data=DataConfig())  # where the data lies may differ
+        team.check_agreement(settings=settings, data=sequences.fingerprint, checkpoint=first_epoch, history=recorder.rows)
+    if _writes(team) and not folder.model_file.is_file():
         folder.save_model(model)  # a run of 0 epochs has a model too
     if first_epoch >= train.epochs or (recorder.rows and recorder.exhausted):
         return
-    console.print(f"matrix products in {model.kernels.product_dtype}; XLA compiles: {_xla(config)}")
-    data = training_batches(sequences, config, first_epoch, replicas=max(len(devices), 1))
-    ranker = Ranker(model)
+    console.print(f"matrix products in {model.kernels.product_dtype}; XLA compiles: {_xla(config, replicas)}")
+    data = training_batches(sequences, config, first_epoch, replicas, team.shares if team else None)
+    ranker = SharedRanker(model, team) if team else Ranker(model)
     ranker.compile(jit_compile=False)
     validation = Validation(ranker, ranking_batches(sequences, "validation", train.eval_batch_size, config.model.max_length))
     schedule = config.schedule
@@ -136,45 +149,62 @@ def fit_model(sequences: Sequences, config: Config, folder: RunFolder, console: 
     )
     progress = ProgressCallback(console, train.epochs, train.monitor)
     callbacks = [EpochSeeds(train.seed), NanGuard(), validation, contrastive, recorder, progress]
-    callbacks.append(keras.callbacks.TensorBoard(str(folder.tensorboard), write_graph=False, profile_batch=0))
-    if train.snapshot_epochs:
+    if _writes(team):
+        callbacks.append(keras.callbacks.TensorBoard(str(folder.tensorboard), write_graph=False, profile_batch=0))
+    if _writes(team) and train.snapshot_epochs:
         callbacks.append(_snapshots(sequences, config, folder))
+    fit = functools.partial(team.fit, model) if team else functools.partial(model.fit, verbose=0, shuffle=False)
     try:
-        model.fit(
+        fit(
             data.dataset,
             steps_per_epoch=data.steps_per_epoch,
             epochs=train.epochs,
             initial_epoch=first_epoch,
-            verbose=0,
-            shuffle=False,
             callbacks=callbacks,
         )
     finally:
         progress.close()
 
 
-def new_model(sequences: Sequences, config: Config) -> ELCRec:
+def _writes(team: Team | None) -> bool:
+    return team is None or team.worker.chief
+
+
+def _model_to_go_on_with(sequences: Sequences, config: Config, folder: RunFolder, replicas: int) -> tuple[int, ELCRec]:
+    """(epochs that are done, model after them)."""
+    checkpoint = folder.newest_checkpoint()
+    if checkpoint is None:
+        return 0, new_model(sequences, config, replicas)
+    model = load_keras(checkpoint[1])
+    _choose_kernels(model, config, replicas)
+    return checkpoint[0], model
+
+
+def new_model(sequences: Sequences, config: Config, replicas: int = 1) -> ELCRec:
     """An untrained model, ready to be fitted to `training_batches` of the same data."""
     keras.utils.set_random_seed(config.train.seed)
     model = build_model(config, sequences.catalog.num_items)
     if config.model.centers_start == "kmeans":
         _start_centers(model, sequences, config)
-    adam = FusedAdam if _xla(config) == "chains" else keras.optimizers.Adam
-    model.compile(optimizer=adam(config.train.learning_rate), jit_compile=_xla(config) == "on")
+    compiled = _xla(config, replicas)
+    adam = FusedAdam if compiled == "chains" else keras.optimizers.Adam
+    model.compile(optimizer=adam(config.train.learning_rate), jit_compile=compiled == "on")
     model.optimizer.build(model.trainable_variables)
-    _choose_kernels(model, config)
+    _choose_kernels(model, config, replicas)
     return model
 
 
-def _xla(config: Config) -> str:
+def _xla(config: Config, replicas: int) -> str:
+    if replicas > 1 and config.train.xla in ("auto", "on"):
+        return "chains"  # a compiled step may not read the variables of another device
     if config.train.xla != "auto":
         return config.train.xla
     # On CPU, XLA's matrix products are slower than TensorFlow's: it compiles only what stands between them.
     return "on" if keras.backend.backend() == "jax" or has_gpu() else "chains"
 
 
-def _choose_kernels(model: ELCRec, config: Config) -> None:
-    compiled = _xla(config)
+def _choose_kernels(model: ELCRec, config: Config, replicas: int) -> None:
+    compiled = _xla(config, replicas)
     dtype = config.train.products
     if dtype == "auto":
         dtype = "bfloat16" if has_gpu() or (compiled != "on" and cpu_multiplies_bfloat16()) else "float32"
@@ -202,6 +232,6 @@ def _devices() -> list[str]:
     return [device.name.replace("/physical_device:", "") for device in tf.config.list_physical_devices("GPU")]
 
 
-def _strategy_scope(devices: Sequence[str]) -> Any:
-    """MirroredStrategy's scope where there are several devices, else nothing."""
-    return tf.distribute.MirroredStrategy(list(devices)).scope() if len(devices) > 1 else contextlib.nullcontext()
+def _strategy(devices: Sequence[str]) -> tf.distribute.Strategy | None:
+    """MirroredStrategy where there are several devices, else nothing."""
+    return tf.distribute.MirroredStrategy(list(devices)) if len(devices) > 1 else None

@@ -7,6 +7,7 @@ from keras import ops
 
 from elcrec_tf.dropout import dropout
 from elcrec_tf.kernels import fused, matmul
+from elcrec_tf.replicas import own_seed
 
 
 @keras.saving.register_keras_serializable("elcrec_tf")
@@ -66,7 +67,7 @@ class AttentionBlock(keras.layers.Layer):
     def call(self, inputs: Any, bias: Any, wanted: Any = None, training: bool | None = None) -> Any:
         batch, length, size = ops.shape(inputs)
         rate = self.dropout if training else 0.0
-        seed = self.seed_generator.next() if rate else ops.zeros((2,), "uint32")
+        seed = own_seed(self.seed_generator.next()) if rate else ops.zeros((2,), "uint32")
         inputs = ops.reshape(inputs, (-1, size))
         projected = ops.reshape(matmul(inputs, self.query_key_value.kernel), (batch, length, 3 * size))
         mixed = _attend(projected, self.query_key_value.bias, bias, seed, heads=self.num_heads, rate=rate)
