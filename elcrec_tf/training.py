@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -35,8 +35,9 @@ from elcrec_tf.model import ELCRec, build_model
 from elcrec_tf.optimizer import FusedAdam
 from elcrec_tf.progress import ProgressCallback
 from elcrec_tf.run_folder import RunFolder, load_keras
-from elcrec_tf.worker_training import SharedRanker, Team
+from elcrec_tf.worker_training import ChiefCenters, SharedRanker, Team
 
+_Strategy: TypeAlias = "tf.distribute.Strategy | None"
 _PROBE_USERS = 1024
 _PROBE_LENGTH = 20  # latest items: enough to compare views, at a fraction of an epoch's cost
 
@@ -117,10 +118,8 @@ def fit_model(
 ) -> None:
     """Train from the folder's newest checkpoint, or from the start, until the last epoch or the end of patience."""
     train = config.train
-    strategy = team.strategy if team else _strategy(devices)
-    replicas = strategy.num_replicas_in_sync if strategy else 1
-    with strategy.scope() if strategy else contextlib.nullcontext():
-        first_epoch, model = _model_to_go_on_with(sequences, config, folder, replicas)
+    strategy = team.strategy if team else _strategy(tuple(devices))
+    first_epoch, model = _model_to_go_on_with(sequences, config, folder, strategy)
     recorder = RunRecorder(folder if _writes(team) else None, train.monitor, train.patience)
     # A row without a checkpoint belongs to an epoch that was cut off between the two.
     recorder.rows = [row for row in folder.read_history() if row["epoch"] <= first_epoch]
@@ -131,7 +130,8 @@ def fit_model(
         folder.save_model(model)  # a run of 0 epochs has a model too
     if first_epoch >= train.epochs or (recorder.rows and recorder.exhausted):
         return
-    console.print(f"matrix products in {model.kernels.product_dtype}; XLA compiles: {_xla(config, replicas)}")
+    console.print(f"matrix products in {model.kernels.product_dtype}; XLA compiles: {_xla(config, strategy)}")
+    replicas = strategy.num_replicas_in_sync if strategy else 1
     data = training_batches(sequences, config, first_epoch, replicas, team.shares if team else None)
     ranker = SharedRanker(model, team) if team else Ranker(model)
     ranker.compile(jit_compile=False)
@@ -153,6 +153,8 @@ def fit_model(
         callbacks.append(keras.callbacks.TensorBoard(str(folder.tensorboard), write_graph=False, profile_batch=0))
     if _writes(team) and train.snapshot_epochs:
         callbacks.append(_snapshots(sequences, config, folder))
+    if team:
+        callbacks.append(ChiefCenters(team))
     fit = functools.partial(team.fit, model) if team else functools.partial(model.fit, verbose=0, shuffle=False)
     try:
         fit(
@@ -170,32 +172,34 @@ def _writes(team: Team | None) -> bool:
     return team is None or team.worker.chief
 
 
-def _model_to_go_on_with(sequences: Sequences, config: Config, folder: RunFolder, replicas: int) -> tuple[int, ELCRec]:
+def _model_to_go_on_with(sequences: Sequences, config: Config, folder: RunFolder, strategy: _Strategy) -> tuple[int, ELCRec]:
     """(epochs that are done, model after them)."""
     checkpoint = folder.newest_checkpoint()
     if checkpoint is None:
-        return 0, new_model(sequences, config, replicas)
-    model = load_keras(checkpoint[1])
-    _choose_kernels(model, config, replicas)
+        return 0, new_model(sequences, config, strategy)
+    with _scope(strategy):
+        model = load_keras(checkpoint[1])
+    _choose_kernels(model, config, strategy)
     return checkpoint[0], model
 
 
-def new_model(sequences: Sequences, config: Config, replicas: int = 1) -> ELCRec:
-    """An untrained model, ready to be fitted to `training_batches` of the same data."""
+def new_model(sequences: Sequences, config: Config, strategy: _Strategy = None) -> ELCRec:
+    """An untrained model, ready to be fitted to `training_batches` of the same data, by the devices of `strategy`."""
     keras.utils.set_random_seed(config.train.seed)
-    model = build_model(config, sequences.catalog.num_items)
+    compiled = _xla(config, strategy)
+    adam = FusedAdam if compiled == "chains" else keras.optimizers.Adam
+    with _scope(strategy):
+        model = build_model(config, sequences.catalog.num_items)
+        model.compile(optimizer=adam(config.train.learning_rate), jit_compile=compiled == "on")
+        model.optimizer.build(model.trainable_variables)
     if config.model.centers_start == "kmeans":
         _start_centers(model, sequences, config)
-    compiled = _xla(config, replicas)
-    adam = FusedAdam if compiled == "chains" else keras.optimizers.Adam
-    model.compile(optimizer=adam(config.train.learning_rate), jit_compile=compiled == "on")
-    model.optimizer.build(model.trainable_variables)
-    _choose_kernels(model, config, replicas)
+    _choose_kernels(model, config, strategy)
     return model
 
 
-def _xla(config: Config, replicas: int) -> str:
-    if replicas > 1 and config.train.xla in ("auto", "on"):
+def _xla(config: Config, strategy: _Strategy) -> str:
+    if strategy and config.train.xla in ("auto", "on"):
         return "chains"  # a compiled step may not read the variables of another device
     if config.train.xla != "auto":
         return config.train.xla
@@ -203,8 +207,8 @@ def _xla(config: Config, replicas: int) -> str:
     return "on" if keras.backend.backend() == "jax" or has_gpu() else "chains"
 
 
-def _choose_kernels(model: ELCRec, config: Config, replicas: int) -> None:
-    compiled = _xla(config, replicas)
+def _choose_kernels(model: ELCRec, config: Config, strategy: _Strategy) -> None:
+    compiled = _xla(config, strategy)
     dtype = config.train.products
     if dtype == "auto":
         dtype = "bfloat16" if has_gpu() or (compiled != "on" and cpu_multiplies_bfloat16()) else "float32"
@@ -232,6 +236,11 @@ def _devices() -> list[str]:
     return [device.name.replace("/physical_device:", "") for device in tf.config.list_physical_devices("GPU")]
 
 
-def _strategy(devices: Sequence[str]) -> tf.distribute.Strategy | None:
+@functools.cache  # a second one would number its exchanges from the start again, and TensorFlow take them for those of the first
+def _strategy(devices: tuple[str, ...]) -> _Strategy:
     """MirroredStrategy where there are several devices, else nothing."""
     return tf.distribute.MirroredStrategy(list(devices)) if len(devices) > 1 else None
+
+
+def _scope(strategy: _Strategy) -> Any:
+    return strategy.scope() if strategy else contextlib.nullcontext()

@@ -52,6 +52,10 @@ class Team:
 
         return self.strategy.reduce("SUM", self.strategy.experimental_distribute_values_from_function(of_replica), axis=None).numpy()
 
+    def from_chief(self, values: np.ndarray) -> np.ndarray:
+        """The chief's array, on all workers."""
+        return self.sum(values if self.worker.chief else np.zeros_like(values))
+
     def check_agreement(self, **facts: object) -> None:
         """Raise `UserError` on every worker, unless all have the same facts; it names the first that differs."""
         digests = [int.from_bytes(hashlib.sha256(repr(fact).encode()).digest()[:7], "big") for fact in facts.values()]
@@ -110,7 +114,7 @@ class Team:
             called.on_train_end()
             self.sum(np.zeros(1, np.int32))  # the chief has written the run folder
         except _LOST as error:
-            reason = str(error.message).splitlines()[0]
+            reason = str(error.message).splitlines()[0].rpartition("}} ")[2]
             raise UserError(f"another worker is gone ({reason}); start all of them again with --resume") from None
 
 
@@ -126,10 +130,26 @@ class SharedRanker(Ranker):
         users = np.sort(own.users[own.users >= 0])
         results = {}
         for name, values in super().rank(own).items():
-            of_all = np.zeros(np.sum(data.users >= 0), values.dtype)
+            of_all = np.zeros(int(np.sum(data.users >= 0)), values.dtype)
             of_all[users] = values
             results[name] = self.team.sum(of_all)
         return results
+
+
+class ChiefCenters(keras.callbacks.Callback):
+    """Gives all workers the chief's centres before each epoch.
+
+    What moves them outside a training step (k-means at the start, the revival of dead ones) each worker computes by itself, and on
+    unlike processors may round otherwise.
+    """
+
+    def __init__(self, team: Team) -> None:
+        super().__init__()
+        self.team = team
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        centers = self.model.cluster_centers.centers
+        centers.assign(self.team.from_chief(keras.ops.convert_to_numpy(centers)))
 
 
 def _strategy() -> tf.distribute.MultiWorkerMirroredStrategy:
