@@ -133,6 +133,25 @@ def fit_model(
     console.print(f"matrix products in {model.kernels.product_dtype}; XLA compiles: {_xla(config, strategy)}")
     replicas = strategy.num_replicas_in_sync if strategy else 1
     data = training_batches(sequences, config, first_epoch, replicas, team.shares if team else None)
+    progress = ProgressCallback(console, train.epochs, train.monitor)
+    fit = functools.partial(team.fit, model) if team else functools.partial(model.fit, verbose=0, shuffle=False)
+    try:
+        fit(
+            data.dataset,
+            steps_per_epoch=data.steps_per_epoch,
+            epochs=train.epochs,
+            initial_epoch=first_epoch,
+            callbacks=[*_callbacks(model, sequences, config, folder, recorder, team), progress],
+        )
+    finally:
+        progress.close()
+
+
+def _callbacks(
+    model: ELCRec, sequences: Sequences, config: Config, folder: RunFolder, recorder: RunRecorder, team: Team | None
+) -> list[keras.callbacks.Callback]:
+    """All that a run does beside its steps, in order; a worker that writes nothing does what the model needs."""
+    train = config.train
     ranker = SharedRanker(model, team) if team else Ranker(model)
     ranker.compile(jit_compile=False)
     validation = Validation(ranker, ranking_batches(sequences, "validation", train.eval_batch_size, config.model.max_length))
@@ -147,25 +166,14 @@ def fit_model(
         revive_below=schedule.revive_below,
         assignments=lambda: validation.intents,
     )
-    progress = ProgressCallback(console, train.epochs, train.monitor)
-    callbacks = [EpochSeeds(train.seed), NanGuard(), validation, contrastive, recorder, progress]
+    callbacks = [EpochSeeds(train.seed), NanGuard(), validation, contrastive, recorder]
     if _writes(team):
         callbacks.append(keras.callbacks.TensorBoard(str(folder.tensorboard), write_graph=False, profile_batch=0))
     if _writes(team) and train.snapshot_epochs:
         callbacks.append(_snapshots(sequences, config, folder))
     if team:
         callbacks.append(ChiefCenters(team))
-    fit = functools.partial(team.fit, model) if team else functools.partial(model.fit, verbose=0, shuffle=False)
-    try:
-        fit(
-            data.dataset,
-            steps_per_epoch=data.steps_per_epoch,
-            epochs=train.epochs,
-            initial_epoch=first_epoch,
-            callbacks=callbacks,
-        )
-    finally:
-        progress.close()
+    return callbacks
 
 
 def _writes(team: Team | None) -> bool:

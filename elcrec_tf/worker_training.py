@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -87,18 +87,8 @@ class Team:
         Raises:
             UserError: when another worker is gone.
         """
-        batches = iter(_by_replica(dataset, len(self.shares)))
+        step = self._step(model, dataset)
         called = keras.callbacks.CallbackList(list(callbacks), model=model, epochs=epochs, steps=steps_per_epoch)
-
-        @tf.function(autograph=False)
-        def train_step(batch: Any) -> Any:
-            return self.strategy.run(model.train_step, args=(batch,))
-
-        def step() -> dict[str, Any]:
-            # Not a distributed data set: its batches would have no static shapes.
-            logs = train_step(self.strategy.experimental_distribute_values_from_function(lambda _: next(batches)))
-            return {name: self.strategy.experimental_local_results(value)[0] for name, value in logs.items()}
-
         model.stop_training = False
         try:
             called.on_train_begin()
@@ -116,6 +106,21 @@ class Team:
         except _LOST as error:
             reason = str(error.message).splitlines()[0].rpartition("}} ")[2]
             raise UserError(f"another worker is gone ({reason}); start all of them again with --resume") from None
+
+    def _step(self, model: ELCRec, dataset: tf.data.Dataset) -> Callable[[], dict[str, Any]]:
+        """A function that takes the next training step and gives its logs."""
+        batches = iter(_by_replica(dataset, len(self.shares)))
+
+        @tf.function(autograph=False)
+        def train_step(batch: Any) -> Any:
+            return self.strategy.run(model.train_step, args=(batch,))
+
+        def step() -> dict[str, Any]:
+            # Not a distributed data set: its batches would have no static shapes.
+            logs = train_step(self.strategy.experimental_distribute_values_from_function(lambda _: next(batches)))
+            return {name: self.strategy.experimental_local_results(value)[0] for name, value in logs.items()}
+
+        return step
 
 
 class SharedRanker(Ranker):

@@ -54,7 +54,7 @@ def share():
     own = tf.cast(tf.range(6) + 6 * number, tf.float32)
     with tf.GradientTape() as tape:
         tape.watch(own)
-        rows, flags = gather(tf.reshape(own, [2, 3]), tf.fill([2], float(number)))
+        rows, flags = gather(tf.reshape(own, [2, 3]), tf.fill([2], tf.cast(number, tf.float32)))
         loss = tf.reduce_sum(rows * tf.reshape(tf.range(12.0), [4, 3])) / 2  # as each replica has it, divided by their number
     count = tf.cast(1 + 2 * number, tf.float32)
     return {
