@@ -156,12 +156,12 @@ class RunRecorder(keras.callbacks.Callback):
     All that it knows comes from history.csv, so a resumed run goes on as if it had not stopped.
 
     Args:
-        folder: the run folder.
+        folder: the run folder; None writes nothing (where several train together, one records).
         monitor: name of the validation metric, higher is better.
         patience: epochs without a better metric before training stops.
     """
 
-    def __init__(self, folder: RunFolder, monitor: str, patience: int) -> None:
+    def __init__(self, folder: RunFolder | None, monitor: str, patience: int) -> None:
         super().__init__()
         self.folder = folder
         self.monitor = f"val_{monitor}"
@@ -180,9 +180,10 @@ class RunRecorder(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self.rows.append({"epoch": epoch + 1, **{key: float(value) for key, value in (logs or {}).items()}})
-        # The order matters for a kill in between: a row without its checkpoint is dropped at resume, and written again.
-        self.folder.write_history(self.rows)
-        self.folder.save_checkpoint(self.model, epoch + 1, best=self.best_epoch == epoch + 1)
+        if self.folder:
+            # The order matters for a kill in between: a row without its checkpoint is dropped at resume, and written again.
+            self.folder.write_history(self.rows)
+            self.folder.save_checkpoint(self.model, epoch + 1, best=self.best_epoch == epoch + 1)
         if self.exhausted:
             self.model.stop_training = True
 

@@ -159,6 +159,11 @@ class LossConfig(Group):
         choices=("mean", "flatten"),
     )
     mask_same_intent: bool = field(False, "leave users of the same intent out of the contrastive losses' negatives")
+    contrastive_batch: str = field(
+        "local",
+        "histories that the contrastive losses compare where several devices share a batch: a device's own, or those of all",
+        choices=("local", "global"),
+    )
     official_padding: bool = field(
         False, "let padding positions enter pooled states, as the official code does (fixes the length of a batch to max_length)"
     )

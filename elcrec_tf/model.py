@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from elcrec_tf import replicas
 from elcrec_tf.config import Config
 from elcrec_tf.kernels import Kernels, using
 from elcrec_tf.layers.cluster_centers import ClusterCenters
@@ -44,6 +45,8 @@ class ELCRec(keras.Model):
         temperature, similarity, mask_same_intent: of both contrastive losses, see `nt_xent`.
         sequence_pooling: the sequence contrastive loss compares the `"mean"` of the fused states, or all of them
             `"flatten"`ed (which needs rows padded to one length).
+        contrastive_batch: where several replicas share a batch (tf.distribute), the contrastive losses compare the histories of each
+            replica by themselves (`"local"`), or those of all (`"global"`). Every other term is the whole batch's.
         official_padding: let padding positions enter pooled states, as the official code does.
 
     Call arguments:
@@ -82,6 +85,7 @@ class ELCRec(keras.Model):
         similarity: str = "cosine",
         sequence_pooling: str = "mean",
         mask_same_intent: bool = False,
+        contrastive_batch: str = "local",
         official_padding: bool = False,
         dtype: Any = None,
         name: str = "elcrec",
@@ -94,6 +98,7 @@ class ELCRec(keras.Model):
         _check_choice("next_item", next_item, ("softmax", "sampled_softmax", "bce"))
         _check_choice("cluster_form", cluster_form, ("paper", "assign"))
         _check_choice("sequence_pooling", sequence_pooling, ("mean", "flatten"))
+        _check_choice("contrastive_batch", contrastive_batch, ("local", "global"))
         items = ItemEmbedding(num_items, hidden_size, score, score_temperature, dtype=dtype, name="item_embedding")
         encoder = SequenceEncoder(
             items, max_length, num_layers, num_heads, dropout, local_width, activity_bounds, dtype=dtype, name="encoder"
@@ -193,17 +198,23 @@ class ELCRec(keras.Model):
             return self._total(x, y, y_pred)
 
     def _total(self, x: Any, y: Any, states: Any) -> Any:
-        terms = {"next_item": self._next_item_loss(states["examples"], y)}
+        targets = ops.sum(ops.cast(valid_mask(y["target"]), "float32"))
+        terms = {"next_item": replicas.weight(targets) * self._next_item_loss(states["examples"], y)}
         users = "users" if "users" in x else "examples"
         pooled = _pool_slots(states[users], x[users], self._arguments["intent_pooling"], self._arguments["official_padding"])
         # A batch is filled up with empty slots to keep its shape; they take no part.
         latest = ops.take(ops.reshape(x[users]["history"], (-1,)), x[users]["last"])
         present = ops.cast(valid_mask(latest), "float32")
+        of_all = replicas.gather(pooled, present)
         if self._arguments["intent_clustering"] == "learned":
-            terms["cluster"] = self._cluster_loss(pooled, present)
+            terms["cluster"] = self._cluster_loss(*of_all)
         if "view_a" in x:
-            intent = ops.argmax(self.cluster_centers(unit(pooled)), axis=-1)
-            terms |= self._contrastive_losses(x, states, intent, present)
+            views = self._compared(x, states)
+            if self._arguments["contrastive_batch"] == "global":
+                terms |= self._contrastive_losses(replicas.gather(*views), *of_all)
+            else:
+                weight = replicas.weight(ops.sum(present))
+                terms |= {term: weight * value for term, value in self._contrastive_losses(views, pooled, present).items()}
         total = terms["next_item"]
         for term, value in terms.items():
             self.term_means[term].update_state(value)
@@ -226,18 +237,22 @@ class ELCRec(keras.Model):
         form = elcm_paper if self._arguments["cluster_form"] == "paper" else elcm_assign
         return sum(form(pooled, self.cluster_centers.centers, present, self.cluster_centers.active))
 
-    def _contrastive_losses(self, x: Any, states: Any, intent: Any, present: Any) -> dict[str, Any]:
-        arguments = self._arguments
-        labels = intent if arguments["mask_same_intent"] else None
+    def _compared(self, x: Any, states: Any) -> list[Any]:
+        """What the contrastive losses compare: the two views' fused representations and their pooled states, `[slots, size]` each."""
+        arguments, views = self._arguments, [(states[name], x[name]) for name in ("view_a", "view_b")]
+        fused = [self._sequence_representation(*view) for view in views]
+        return fused + [_pool_slots(*view, arguments["intent_pooling"], arguments["official_padding"]) for view in views]
+
+    def _contrastive_losses(self, views: Any, pooled: Any, present: Any) -> dict[str, Any]:
+        intent = ops.argmax(self.cluster_centers(unit(pooled)), axis=-1)
+        labels = intent if self._arguments["mask_same_intent"] else None
 
         def contrast(a: Any, b: Any) -> Any:
-            return nt_xent(a, b, self.temperature, arguments["similarity"], present, labels)
+            return nt_xent(a, b, self.temperature, self._arguments["similarity"], present, labels)
 
-        views = [(states[name], x[name]) for name in ("view_a", "view_b")]
-        fused = [self._sequence_representation(*view) for view in views]
-        pooled = [_pool_slots(*view, arguments["intent_pooling"], arguments["official_padding"]) for view in views]
+        fused_a, fused_b, pooled_a, pooled_b = views
         centers = self.cluster_centers.take(intent)
-        return {"sequence": contrast(*fused), "intent": (contrast(pooled[0], centers) + contrast(pooled[1], centers)) / 2}
+        return {"sequence": contrast(fused_a, fused_b), "intent": (contrast(pooled_a, centers) + contrast(pooled_b, centers)) / 2}
 
     def _sequence_representation(self, states: Any, part: Any) -> Any:
         """Eq. 5 at every position (unless fusion is off), then the mean or all positions side by side, `[slots, size]`."""
@@ -303,6 +318,7 @@ def build_model(config: Config, num_items: int, activity_bounds: Sequence[int] =
         similarity=loss.similarity,
         sequence_pooling=loss.sequence_pooling,
         mask_same_intent=loss.mask_same_intent,
+        contrastive_batch=loss.contrastive_batch,
         official_padding=loss.official_padding,
     )
 

@@ -13,6 +13,7 @@ from elcrec_tf.layers.attention_block import AttentionBlock, layer_norm
 from elcrec_tf.layers.item_embedding import ItemEmbedding
 from elcrec_tf.layers.position_embedding import PositionEmbedding
 from elcrec_tf.masking import attention_bias, earlier_items, valid_mask, visible_items
+from elcrec_tf.replicas import own_seed
 
 
 @keras.saving.register_keras_serializable("elcrec_tf")
@@ -84,7 +85,7 @@ class SequenceEncoder(keras.layers.Layer):
         earlier = earlier_items(valid, self.local_width, slot) if self.local_width else None
         items = self.item_embedding(history)
         rate = self.dropout if training else 0.0
-        seed = self.seed_generator.next() if rate else ops.zeros((2,), "uint32")
+        seed = own_seed(self.seed_generator.next()) if rate else ops.zeros((2,), "uint32")
         norm = self.embedding_norm
         states = _embed(items, self.position_embedding.vectors(items, distance), norm.gamma, norm.beta, seed, rate=rate)
         for block in self.blocks[:-1]:

@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from elcrec_tf import cli
 from elcrec_tf.config import PRESETS, Config, resolve
@@ -14,6 +15,10 @@ from elcrec_tf.data.sequences import Sequences
 from elcrec_tf.errors import UserError
 from elcrec_tf.files import write_json
 from elcrec_tf.run_folder import RunFolder, default_folder, newest_folder
+from elcrec_tf.workers import Worker, this_worker
+
+if TYPE_CHECKING:
+    from elcrec_tf.worker_training import Team
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -42,18 +47,29 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
-    folder, config = _folder_and_config(arguments)
+    worker = this_worker()
+    if worker and not arguments.output_dir:
+        raise UserError("TF_CONFIG makes this one of several workers: they need one --output-dir, on storage that they share")
+    folder, config = _folder_and_config(arguments, worker is None or worker.chief)
+    team = _team(worker) if worker else None
     sequences = load_dataset(config.data, config.simulator)
     folder = folder or default_folder(sequences.name)
     cli.import_tensorflow()
-    return _train(arguments, folder, config, sequences)
+    return _train(arguments, folder, config, sequences, team)
 
 
-def _folder_and_config(arguments: argparse.Namespace) -> tuple[RunFolder | None, Config]:
+def _team(worker: Worker) -> Team:
+    cli.import_tensorflow()
+    from elcrec_tf.worker_training import Team
+
+    return Team(worker)
+
+
+def _folder_and_config(arguments: argparse.Namespace, writes: bool) -> tuple[RunFolder | None, Config]:
     flags = cli.config_flags(arguments)
     folder = RunFolder(arguments.output_dir) if arguments.output_dir else None
     if not arguments.resume:
-        if folder:
+        if folder and writes:
             folder.check_new()
         return folder, resolve(arguments.preset, arguments.config, flags)
     folder = folder or newest_folder()
@@ -62,7 +78,7 @@ def _folder_and_config(arguments: argparse.Namespace) -> tuple[RunFolder | None,
     return folder, folder.config().replace(**flags)
 
 
-def _train(arguments: argparse.Namespace, folder: RunFolder, config: Config, sequences: Sequences) -> int:
+def _train(arguments: argparse.Namespace, folder: RunFolder, config: Config, sequences: Sequences, team: Team | None) -> int:
     import json
 
     import keras
@@ -74,10 +90,14 @@ def _train(arguments: argparse.Namespace, folder: RunFolder, config: Config, seq
     from elcrec_tf.training import train_model
 
     console = cli.console(stderr=arguments.json)
+    if team and not team.worker.chief:  # it has done its part when training ends, and says nothing
+        console.quiet = True
+        train_model(sequences, config, folder, arguments.resume, console, team=team)
+        return 0
     console.print(sequences.description, soft_wrap=True)
     console.print(f"run folder: {folder.path}", soft_wrap=True)
     try:
-        model = train_model(sequences, config, folder, arguments.resume, console)
+        model = train_model(sequences, config, folder, arguments.resume, console, team=team)
         metrics = evaluate_run(model, sequences, config, folder)
         write_json(folder.metrics_file, metrics)
         if sequences.intents is not None and config.train.recovery and config.elcm:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -20,7 +22,7 @@ from elcrec_tf.callbacks import (
     Validation,
 )
 from elcrec_tf.cluster_count import ClusterCount
-from elcrec_tf.config import Config
+from elcrec_tf.config import Config, DataConfig
 from elcrec_tf.data.pipeline import histories, probe_views, ranking_batches
 from elcrec_tf.data.sequences import Sequences
 from elcrec_tf.data.splits import training_ranges
@@ -36,7 +38,9 @@ from elcrec_tf.model import ELCRec, build_model
 from elcrec_tf.optimizer import FusedAdam
 from elcrec_tf.progress import ProgressCallback
 from elcrec_tf.run_folder import RunFolder, load_keras
+from elcrec_tf.worker_training import ChiefCenters, SharedRanker, Team
 
+_Strategy: TypeAlias = "tf.distribute.Strategy | None"
 _PROBE_USERS = 1024
 _COUNTED_USERS = 4000
 _PROBE_LENGTH = 20  # latest items: enough to compare views, at a fraction of an epoch's cost
@@ -49,6 +53,7 @@ def train_model(
     resume: bool = False,
     console: Console | None = None,
     devices: Sequence[str] | None = None,
+    team: Team | None = None,
 ) -> ELCRec:
     """Train ELCRec on a data set and leave a run folder with the best model.
 
@@ -59,6 +64,7 @@ def train_model(
         resume: continue the run from its last whole epoch.
         console: where progress goes; silent if None.
         devices: devices to train on; all GPUs if None, one by one under MirroredStrategy where there are several.
+        team: the workers to train with, on all of their GPUs. Each of them calls this; the chief alone writes the folder.
 
     Returns:
         The model of the best validation epoch.
@@ -71,10 +77,11 @@ def train_model(
     check_trainable(sequences, config)
     if resume:
         check_resumable(folder, sequences, config)
+    if _writes(team) and resume:
         folder.write_config(config)  # the number of epochs may have changed
-    else:
+    elif _writes(team):
         folder.create(config, sequences.catalog, sequences.fingerprint)
-    fit_model(sequences, config, folder, console, devices)
+    fit_model(sequences, config, folder, console, devices, team)
     return folder.load_model()
 
 
@@ -105,26 +112,51 @@ def check_resumable(folder: RunFolder, sequences: Sequences, config: Config) -> 
         raise UserError(f"{folder.path}: has no checkpoint to resume from (an imported run, or one copied without checkpoint/)")
 
 
-def fit_model(sequences: Sequences, config: Config, folder: RunFolder, console: Console, devices: Sequence[str] = ()) -> None:
+def fit_model(
+    sequences: Sequences,
+    config: Config,
+    folder: RunFolder,
+    console: Console,
+    devices: Sequence[str] = (),
+    team: Team | None = None,
+) -> None:
     """Train from the folder's newest checkpoint, or from the start, until the last epoch or the end of patience."""
     train = config.train
-    recorder = RunRecorder(folder, train.monitor, train.patience)
-    with _strategy_scope(devices):
-        checkpoint = folder.newest_checkpoint()
-        if checkpoint is None:
-            first_epoch, model = 0, new_model(sequences, config)
-        else:
-            first_epoch, model = checkpoint[0], load_keras(checkpoint[1])
-            _choose_kernels(model, config)
-        # A row without a checkpoint belongs to an epoch that was cut off between the two.
-        recorder.rows = [row for row in folder.read_history() if row["epoch"] <= first_epoch]
-    if not folder.model_file.is_file():
+    strategy = team.strategy if team else _strategy(tuple(devices))
+    first_epoch, model = _model_to_go_on_with(sequences, config, folder, strategy)
+    recorder = RunRecorder(folder if _writes(team) else None, train.monitor, train.patience)
+    # A row without a checkpoint belongs to an epoch that was cut off between the two.
+    recorder.rows = [row for row in folder.read_history() if row["epoch"] <= first_epoch]
+    if team:
+        settings = dataclasses.replace(config, preset="", data=DataConfig())  # where the data lies may differ
+        team.check_agreement(settings=settings, data=sequences.fingerprint, checkpoint=first_epoch, history=recorder.rows)
+    if _writes(team) and not folder.model_file.is_file():
         folder.save_model(model)  # a run of 0 epochs has a model too
     if first_epoch >= train.epochs or (recorder.rows and recorder.exhausted):
         return
-    console.print(f"matrix products in {model.kernels.product_dtype}; XLA compiles: {_xla(config)}")
-    data = training_batches(sequences, config, first_epoch, replicas=max(len(devices), 1))
-    ranker = Ranker(model)
+    console.print(f"matrix products in {model.kernels.product_dtype}; XLA compiles: {_xla(config, strategy)}")
+    replicas = strategy.num_replicas_in_sync if strategy else 1
+    data = training_batches(sequences, config, first_epoch, replicas, team.shares if team else None)
+    progress = ProgressCallback(console, train.epochs, train.monitor)
+    fit = functools.partial(team.fit, model) if team else functools.partial(model.fit, verbose=0, shuffle=False)
+    try:
+        fit(
+            data.dataset,
+            steps_per_epoch=data.steps_per_epoch,
+            epochs=train.epochs,
+            initial_epoch=first_epoch,
+            callbacks=[*_callbacks(model, sequences, config, folder, recorder, team), progress],
+        )
+    finally:
+        progress.close()
+
+
+def _callbacks(
+    model: ELCRec, sequences: Sequences, config: Config, folder: RunFolder, recorder: RunRecorder, team: Team | None
+) -> list[keras.callbacks.Callback]:
+    """All that a run does beside its steps, in order; a worker that writes nothing does what the model needs."""
+    train = config.train
+    ranker = SharedRanker(model, team) if team else Ranker(model)
     ranker.compile(jit_compile=False)
     validation = Validation(ranker, ranking_batches(sequences, "validation", train.eval_batch_size, config.model.max_length))
     schedule = config.schedule
@@ -138,52 +170,63 @@ def fit_model(sequences: Sequences, config: Config, folder: RunFolder, console: 
         revive_below=schedule.revive_below,
         assignments=lambda: validation.intents,
     )
-    progress = ProgressCallback(console, train.epochs, train.monitor)
-    callbacks = [EpochSeeds(train.seed), NanGuard(), validation, contrastive, recorder, progress]
+    callbacks = [EpochSeeds(train.seed), NanGuard(), validation, contrastive, recorder]
     if config.model.auto_clusters:
         callbacks.insert(0, _cluster_count(sequences, config))
     if config.model.intent_clustering == "em":
         # Right behind the validation, whose clock of the epoch counts it in.
         callbacks.insert(callbacks.index(validation) + 1, _intent_em(sequences, config))
-    callbacks.append(keras.callbacks.TensorBoard(str(folder.tensorboard), write_graph=False, profile_batch=0))
-    if train.snapshot_epochs:
+    if _writes(team):
+        callbacks.append(keras.callbacks.TensorBoard(str(folder.tensorboard), write_graph=False, profile_batch=0))
+    if _writes(team) and train.snapshot_epochs:
         callbacks.append(_snapshots(sequences, config, folder))
-    try:
-        model.fit(
-            data.dataset,
-            steps_per_epoch=data.steps_per_epoch,
-            epochs=train.epochs,
-            initial_epoch=first_epoch,
-            verbose=0,
-            shuffle=False,
-            callbacks=callbacks,
-        )
-    finally:
-        progress.close()
+    if team:
+        callbacks.append(ChiefCenters(team))
+    return callbacks
 
 
-def new_model(sequences: Sequences, config: Config) -> ELCRec:
-    """An untrained model, ready to be fitted to `training_batches` of the same data."""
+def _writes(team: Team | None) -> bool:
+    return team is None or team.worker.chief
+
+
+def _model_to_go_on_with(sequences: Sequences, config: Config, folder: RunFolder, strategy: _Strategy) -> tuple[int, ELCRec]:
+    """(epochs that are done, model after them)."""
+    checkpoint = folder.newest_checkpoint()
+    if checkpoint is None:
+        return 0, new_model(sequences, config, strategy)
+    with _scope(strategy):
+        model = load_keras(checkpoint[1])
+    _choose_kernels(model, config, strategy)
+    return checkpoint[0], model
+
+
+def new_model(sequences: Sequences, config: Config, strategy: _Strategy = None) -> ELCRec:
+    """An untrained model, ready to be fitted to `training_batches` of the same data, by the devices of `strategy`."""
     keras.utils.set_random_seed(config.train.seed)
-    model = build_model(config, sequences.catalog.num_items, quartile_bounds(_training_lengths(sequences, config)))
+    compiled = _xla(config, strategy)
+    adam = FusedAdam if compiled == "chains" else keras.optimizers.Adam
+    bounds = quartile_bounds(_training_lengths(sequences, config))
+    with _scope(strategy):
+        model = build_model(config, sequences.catalog.num_items, bounds)
+        model.compile(optimizer=adam(config.train.learning_rate), jit_compile=compiled == "on")
+        model.optimizer.build(model.trainable_variables)
     if config.model.centers_start == "kmeans" and config.model.intent_clustering == "learned":
         _start_centers(model, sequences, config)
-    adam = FusedAdam if _xla(config) == "chains" else keras.optimizers.Adam
-    model.compile(optimizer=adam(config.train.learning_rate), jit_compile=_xla(config) == "on")
-    model.optimizer.build(model.trainable_variables)
-    _choose_kernels(model, config)
+    _choose_kernels(model, config, strategy)
     return model
 
 
-def _xla(config: Config) -> str:
+def _xla(config: Config, strategy: _Strategy) -> str:
+    if strategy and config.train.xla in ("auto", "on"):
+        return "chains"  # a compiled step may not read the variables of another device
     if config.train.xla != "auto":
         return config.train.xla
     # On CPU, XLA's matrix products are slower than TensorFlow's: it compiles only what stands between them.
     return "on" if keras.backend.backend() == "jax" or has_gpu() else "chains"
 
 
-def _choose_kernels(model: ELCRec, config: Config) -> None:
-    compiled = _xla(config)
+def _choose_kernels(model: ELCRec, config: Config, strategy: _Strategy) -> None:
+    compiled = _xla(config, strategy)
     dtype = config.train.products
     if dtype == "auto":
         dtype = "bfloat16" if has_gpu() or (compiled != "on" and cpu_multiplies_bfloat16()) else "float32"
@@ -228,6 +271,11 @@ def _devices() -> list[str]:
     return [device.name.replace("/physical_device:", "") for device in tf.config.list_physical_devices("GPU")]
 
 
-def _strategy_scope(devices: Sequence[str]) -> Any:
-    """MirroredStrategy's scope where there are several devices, else nothing."""
-    return tf.distribute.MirroredStrategy(list(devices)).scope() if len(devices) > 1 else contextlib.nullcontext()
+@functools.cache  # a second one would number its exchanges from the start again, and TensorFlow take them for those of the first
+def _strategy(devices: tuple[str, ...]) -> _Strategy:
+    """MirroredStrategy where there are several devices, else nothing."""
+    return tf.distribute.MirroredStrategy(list(devices)) if len(devices) > 1 else None
+
+
+def _scope(strategy: _Strategy) -> Any:
+    return strategy.scope() if strategy else contextlib.nullcontext()

@@ -23,6 +23,11 @@ class RankingData:
     dataset: tf.data.Dataset
     users: np.ndarray
 
+    def share(self, index: int, count: int) -> RankingData:
+        """One of `count` shares: every `count`-th batch, from batch `index` on."""
+        by_batch = self.users.reshape(int(self.dataset.cardinality()), -1)
+        return RankingData(self.dataset.shard(count, index), by_batch[index::count].reshape(-1))
+
 
 def ranking_batches(sequences: Sequences, split: str, batch_size: int, max_length: int) -> RankingData:
     """Batches for leave-one-out ranking: dicts of `history` (prepared), `exclude` (the whole history, padded) and `target`.

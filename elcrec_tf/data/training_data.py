@@ -31,13 +31,18 @@ class TrainingData:
     padding_share: float
 
 
-def training_batches(sequences: Sequences, config: Config, first_epoch: int = 0, replicas: int = 1) -> TrainingData:
+def training_batches(
+    sequences: Sequences, config: Config, first_epoch: int = 0, replicas: int = 1, shares: range | None = None
+) -> TrainingData:
     """Training batches `(x, y)` for `ELCRec.compute_loss`.
 
     An epoch shows every example once, shuffled. Several histories share a row, in a layout that is the same for every batch (see
     `elcrec_tf.data.packing`): sorted by length, the examples are cut into as many strata as a batch has slots, and each batch gets
     one of each stratum at random, so slot i never needs more cells than the longest example of stratum i. Shuffling, views and
     negatives are functions of (seed, epoch, step): a run that starts at `first_epoch` gets what an uninterrupted one gets there.
+
+    Several replicas share a batch: its examples are those that one would get, neighbours by length in one replica each. So is the sample
+    of negatives that the sampled softmax shares; views and BCE's negatives are each replica's own.
 
     x: `examples`, and `users` beside prefixes, and `view_a`, `view_b` of the users where a contrastive weight is above 0. Each is a
     dict of int32 `history`, `slot`, `distance` `[rows, length]` and `last` `[slots]`.
@@ -47,7 +52,8 @@ def training_batches(sequences: Sequences, config: Config, first_epoch: int = 0,
         sequences: all users.
         config: the configuration.
         first_epoch: counted from 0.
-        replicas: devices that share a batch: it consists of so many layouts, one below the other.
+        replicas: devices that share a batch.
+        shares: which replicas' shares of each batch to make, one layout below the other; all of them if None.
 
     Raises:
         UserError: when no user has two events in the training part.
@@ -56,21 +62,21 @@ def training_batches(sequences: Sequences, config: Config, first_epoch: int = 0,
     if not len(windows["examples"]):
         raise UserError(f"data set {sequences.name!r}: no user has the 4 events that training needs (2, and 2 held out)")
     steps = -(-len(windows["examples"]) // config.train.batch_size)
-    deals = {name: _Deal.of(part, steps * replicas, salt) for salt, (name, part) in enumerate(windows.items())}
-    batches = _Batches(sequences, config, deals)
+    deals = {name: _Deal.of(part, steps, salt) for salt, (name, part) in enumerate(windows.items())}
+    batches = _Batches(sequences, config, deals, replicas)
     seed = config.train.seed
 
     def epoch_of(epoch: tf.Tensor) -> tf.data.Dataset:
         dealt = {name: deal.epoch(seed, epoch) for name, deal in deals.items()}
-        by_step = {name: tf.reshape(part, [steps, replicas, *part.shape[1:]]) for name, part in dealt.items()}
-        return tf.data.Dataset.from_tensor_slices((tf.fill([steps], epoch), tf.range(steps, dtype=tf.int64), by_step))
+        return tf.data.Dataset.from_tensor_slices((tf.fill([steps], epoch), tf.range(steps, dtype=tf.int64), dealt))
 
     def make(epoch: tf.Tensor, step: tf.Tensor, dealt: dict[str, tf.Tensor]) -> tuple[Any, Any]:
-        shares = []
-        for replica in range(replicas):
+        made = []
+        for replica in range(replicas) if shares is None else shares:
             key = tf.stack([seed * 1_000_003 + epoch, (step * replicas + replica) * 100])
-            shares.append(batches.make({name: part[replica] for name, part in dealt.items()}, key))
-        return tf.nest.map_structure(lambda *share: tf.concat(share, axis=0), *shares)
+            shared_key = tf.stack([key[0], step * 100 + 99])
+            made.append(batches.make({name: _share(part, replica, replicas) for name, part in dealt.items()}, key, shared_key))
+        return tf.nest.map_structure(lambda *share: tf.concat(share, axis=0), *made)
 
     dataset = tf.data.Dataset.range(first_epoch, _MANY_EPOCHS).flat_map(epoch_of)
     dataset = dataset.map(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -121,16 +127,22 @@ class _Deal:
         return tf.transpose(dealt, [1, 0, 2])
 
 
-class _Batches:
-    """Makes one device's batch from the windows dealt to it."""
+def _share(dealt: tf.Tensor, replica: int, replicas: int) -> tf.Tensor:
+    """A replica's windows of those dealt to a batch: the strata go round. Empty ones fill up in front, where the shortest stand."""
+    return tf.pad(dealt, [[-dealt.shape[0] % replicas, 0], [0, 0]])[replica::replicas]
 
-    def __init__(self, sequences: Sequences, config: Config, deals: dict[str, _Deal]) -> None:
+
+class _Batches:
+    """Makes one replica's batch from the windows dealt to it."""
+
+    def __init__(self, sequences: Sequences, config: Config, deals: dict[str, _Deal], replicas: int) -> None:
         loss, most = config.loss, config.model.max_length
         self.config = config
         self.items = tf.constant(sequences.items, tf.int32)
         self.num_items = sequences.catalog.num_items
         self.users = "users" if "users" in deals else "examples"
-        longest = {name: np.clip(deal.longest, 1, most) for name, deal in deals.items()}
+        # One layout serves all replicas: a slot holds the longest of what goes round.
+        longest = {name: np.clip(deal.longest[::-1][::replicas][::-1], 1, most) for name, deal in deals.items()}
         if loss.official_padding:  # pooled states see the padding: every history has a row of full length
             longest = {name: np.full_like(lengths, most) for name, lengths in longest.items()}
         capacities = dict(longest)
@@ -142,9 +154,9 @@ class _Batches:
         # An insert may make a view longer than any history.
         self.width = max(int(one.max()) for one in capacities.values())
         self.packings = {name: pack(one, self.width) for name, one in capacities.items()}
-        self.padding_share = self._padding_share(deals)
+        self.padding_share = self._padding_share(deals, replicas)
 
-    def _padding_share(self, deals: dict[str, _Deal]) -> float:
+    def _padding_share(self, deals: dict[str, _Deal], replicas: int) -> float:
         lengths = {name: np.minimum(deal.windows[:, 1] - deal.windows[:, 0], self.width) for name, deal in deals.items()}
         real = sum(float(part.sum()) for part in lengths.values())
         layouts = [self.packings[name].slot for name in deals]
@@ -154,9 +166,9 @@ class _Batches:
             real += 2 * float(np.mean(kept, axis=0).sum())
             layouts += [self.packings["view"].slot] * 2
         batches = next(iter(deals.values())).batches
-        return 1 - real / (batches * sum(layout.size for layout in layouts))
+        return 1 - real / (batches * replicas * sum(layout.size for layout in layouts))
 
-    def make(self, dealt: dict[str, tf.Tensor], key: tf.Tensor) -> tuple[dict[str, Any], dict[str, tf.Tensor]]:
+    def make(self, dealt: dict[str, tf.Tensor], key: tf.Tensor, shared_key: tf.Tensor) -> tuple[dict[str, Any], dict[str, tf.Tensor]]:
         """(x, y) from the windows `[slots, 2]` of each part."""
         rows = {
             name: prepare_history(latest_items(self.items, part, self.width), self.config.model.max_length) for name, part in dealt.items()
@@ -173,7 +185,8 @@ class _Batches:
             x["view_a"] = self._view(rows[self.users], key)
             x["view_b"] = self._view(rows[self.users], key + 50)
         known = tf.concat([rows["examples"], after], axis=1)
-        return x, {"target": target} | self._negatives(x["examples"], target, known, key + 99)
+        shared = self.config.loss.next_item == "sampled_softmax"
+        return x, {"target": target} | self._negatives(x["examples"], target, known, shared_key if shared else key + 99)
 
     def _view(self, rows: tf.Tensor, key: tf.Tensor) -> dict[str, tf.Tensor]:
         """A view of each history, packed; its slots are numbered by user."""

@@ -7,6 +7,7 @@ from keras import ops
 
 from elcrec_tf.dropout import dropout
 from elcrec_tf.kernels import fused, matmul
+from elcrec_tf.replicas import own_seed
 
 
 @keras.saving.register_keras_serializable("elcrec_tf")
@@ -80,7 +81,7 @@ class AttentionBlock(keras.layers.Layer):
     def call(self, inputs: Any, bias: Any, earlier: Any = None, wanted: Any = None, training: bool | None = None) -> Any:
         batch, length, size = ops.shape(inputs)
         rate = self.dropout if training else 0.0
-        seed = self.seed_generator.next() if rate else ops.zeros((2,), "uint32")
+        seed = own_seed(self.seed_generator.next()) if rate else ops.zeros((2,), "uint32")
         local = ops.reshape(_filter(inputs, earlier, self.local_filter), (-1, size)) if self.local_width else None
         inputs = ops.reshape(inputs, (-1, size))
         projected = ops.reshape(matmul(inputs, self.query_key_value.kernel), (batch, length, 3 * size))

@@ -36,6 +36,18 @@ def test_ranking_batches_cover_every_user_once(split, back, batch_size):
         assert len(exclude) == 4 or len(exclude) < 2 * len(seen)  # a long history does not widen all
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_shares_of_ranking_batches_are_all_batches_once(count):
+    sequences = random_sequences(num_users=30)
+    whole = ranking_batches(sequences, "test", 4, max_length=8)
+    shares = [whole.share(index, count) for index in range(count)]
+    assert sorted(np.concatenate([share.users for share in shares]).tolist()) == sorted(whole.users.tolist())
+    for share in shares:
+        rows = np.concatenate([batch["target"] for batch in share.dataset.as_numpy_iterator()])
+        wanted = [sequences.items[sequences.offsets[user + 1] - 1] if user >= 0 else 0 for user in share.users]
+        np.testing.assert_array_equal(rows, wanted)
+
+
 def test_unknown_split():
     with pytest.raises(ValueError, match="should be 'validation' or 'test'"):
         ranking_batches(LONG, "training", 4, MAX_LENGTH)

@@ -245,13 +245,41 @@ def test_two_devices_share_the_examples_and_each_counts_its_slots_from_zero(exam
         np.testing.assert_array_equal(x["examples"]["last"], other["examples"]["last"])
 
 
-def test_two_devices_draw_views_and_negatives_of_their_own():
+@pytest.mark.parametrize("replicas", [2, 3])
+@pytest.mark.parametrize("examples", ["positions", "prefixes"])
+def test_replicas_get_together_what_one_device_gets(examples, replicas):
+    """Step by step: the same examples and targets, and the same negatives of the sampled softmax."""
+    fields = (("examples", examples), ("next_item", "sampled_softmax"), ("num_negatives", 5), ("batch_size", 7), *NO_VIEWS)
+    _, alone = epochs(2, fields=fields)
+    _, together = epochs(2, fields=fields, replicas=replicas)
+    for one, several in zip(sum(alone, []), sum(together, []), strict=True):
+        shares = [tf.nest.map_structure(lambda array, index=index: np.split(array, replicas)[index], several) for index in range(replicas)]
+        assert shown(shares, examples) == shown([one], examples)
+        for _, y in shares:
+            np.testing.assert_array_equal(y["negatives"], one[1]["negatives"])
+
+
+def test_a_worker_makes_its_shares_only():
+    fields = toy_config(max_length=MAX_LENGTH, **dict(STREAMS["users"]))
+    _, (batches, *_) = epochs(3, fields=STREAMS["users"], replicas=3)
+    own = training_batches(SEQUENCES, fields, replicas=3, shares=range(1, 3))
+    assert own.steps_per_epoch == len(batches)
+    for whole, part in zip(batches, own.dataset.as_numpy_iterator(), strict=False):
+        for ours, theirs in zip(flat(part), flat(whole), strict=True):
+            np.testing.assert_array_equal(ours, theirs[len(theirs) // 3 :])
+
+
+@pytest.mark.parametrize("loss", ["bce", "sampled_softmax"])
+def test_two_devices_draw_views_and_negatives_of_their_own_but_share_the_sampled_softmax_ones(loss):
     same = sequences_of(*[list(range(1, 12))] * 8, num_items=500)
-    fields = (("augmentations", ("reorder",)), ("reorder_ratio", 1.0), ("next_item", "sampled_softmax"), ("num_negatives", 20))
+    fields = (("augmentations", ("reorder",)), ("reorder_ratio", 1.0), ("next_item", loss), ("num_negatives", 20))
     _, (batches,) = epochs(1, fields=fields, sequences=same, replicas=2)
     for (x, y), (other, other_y) in zip(*halves(batches), strict=True):
-        assert y["negatives"].shape == y["negative_log_rates"].shape == (20,)
-        assert not np.array_equal(y["negatives"], other_y["negatives"])
+        if loss == "bce":
+            assert not np.array_equal(y["negative"], other_y["negative"])
+        else:
+            assert y["negatives"].shape == y["negative_log_rates"].shape == (20,)
+            np.testing.assert_array_equal(y["negatives"], other_y["negatives"])
         assert not np.array_equal(x["view_a"]["history"], other["view_a"]["history"])
 
 
