@@ -23,10 +23,11 @@ class Parameter:
     choices: tuple[Any, ...] = ()
 
     def clean(self, value: Any) -> Any:
-        """A sampled value as the config takes it: of the field's type, a number of a range with four digits."""
-        if self.choices or self.kind is not float:
+        """A sampled value as the config takes it: of the field's type, a number within the range, with four digits if it is no integer."""
+        if self.choices or self.kind not in (int, float):
             return self.kind(value)
-        return min(max(float(f"{value:.4g}"), self.low), self.high)
+        # keras-tuner's integers on a logarithmic scale may lie one above the range.
+        return min(max(self.kind(value if self.kind is int else float(f"{value:.4g}")), self.low), self.high)
 
     def nearest(self, value: Any) -> Any:
         """The value of this parameter that is nearest to `value`; the first or lowest where none is nearer than another."""

@@ -142,3 +142,10 @@ def test_a_grid_has_even_points_on_each_scale():
     assert one(space, "dropout").choices == (0.1, 0.2, 0.3, 0.4, 0.5)
     assert one(space, "num_layers").choices == (1, 2, 3)
     assert one(space, "fusion").choices == ("shift", "concat")
+
+
+@pytest.mark.parametrize(("sampled", "expected"), [(2049, 2048), (7, 8), (300.0, 300)])
+def test_a_sampled_integer_stays_within_its_range(sampled, expected):
+    """keras-tuner's integers on a logarithmic scale may lie one above the range."""
+    value = one(make_space(Config(), {}), "num_clusters").clean(sampled)
+    assert value == expected and type(value) is int
