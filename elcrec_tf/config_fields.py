@@ -74,8 +74,8 @@ class Group:
             value = tuple(value)
         object.__setattr__(self, field.name, value)
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            words = {type(None): "null", str: meta["word"] or "str"}
-            names = " or ".join(words.get(kind, kind.__name__) for kind in kinds)
+            known = {type(None): "null", str: meta["word"] or "str"}
+            names = " or ".join(known.get(kind, kind.__name__) for kind in kinds)
             raise UserError(f"{name} should be of type {names}. Received: {value!r}")
         if meta["word"] is not None and isinstance(value, str) and value != meta["word"]:
             raise UserError(f"{name} should be a number or {meta['word']}. Received: {value!r}")
