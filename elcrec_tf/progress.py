@@ -89,10 +89,11 @@ def results_table(metrics: dict[str, Any]) -> Table:
 def history_length_table(metrics: dict[str, Any]) -> Table:
     """The test metrics by the number of events that users have in their training part, as a table."""
     table = Table(title="test, by the events in a user's training part")
-    for name in ("events", "users", *_METRICS):
+    table.add_column("")
+    for name in _METRICS:
         table.add_column(name, justify="right")
     for name, values in metrics["by_history_length"].items():
-        table.add_row(name, f"{values['users']:,}", *(f"{values[metric]:.4f}" for metric in _METRICS))
+        table.add_row(f"{name} ({values['users']:,} users)", *(f"{values[metric]:.4f}" for metric in _METRICS))
     return table
 
 
