@@ -538,7 +538,7 @@ def test_build_model_takes_everything_from_the_configuration():
         "sequence_weight": 0.4,
     }
     changed |= {"intent_weight": 0.5, "cluster_weight": 0.6, "cluster_form": "paper", "temperature": 0.7, "similarity": "dot"}
-    changed |= {"sequence_pooling": "flatten", "mask_same_intent": True, "official_padding": True}
+    changed |= {"sequence_pooling": "flatten", "mask_same_intent": True, "official_padding": True, "contrastive_batch": "global"}
     built = build_model(toy_config(**changed), num_items=11).get_config()
     assert {name: built[name] for name in changed} == changed
     assert built["num_items"] == 11
