@@ -10,7 +10,7 @@ from elcrec_tf import __version__
 from elcrec_tf.callbacks import best_epoch
 from elcrec_tf.config import Config
 from elcrec_tf.data.pipeline import ranking_batches
-from elcrec_tf.data.sequences import Sequences
+from elcrec_tf.data.shards import AnySequences
 from elcrec_tf.evaluation import Ranker, popularity_ranks
 from elcrec_tf.intents import assignment_health, center_health
 from elcrec_tf.model import ELCRec
@@ -18,7 +18,7 @@ from elcrec_tf.ranking import ranking_metrics
 from elcrec_tf.run_folder import RunFolder
 
 
-def evaluate_run(model: ELCRec, sequences: Sequences, config: Config, folder: RunFolder) -> dict[str, Any]:
+def evaluate_run(model: ELCRec, sequences: AnySequences, config: Config, folder: RunFolder) -> dict[str, Any]:
     """Everything that metrics.json holds, made from a model and the run's history.csv.
 
     What only training knows (`seed`, `best_epoch`, `epochs`, `train_seconds`) is None for a run without history (imported, say).

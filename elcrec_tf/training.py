@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
@@ -21,8 +20,7 @@ from elcrec_tf.callbacks import (
 )
 from elcrec_tf.config import Config
 from elcrec_tf.data.pipeline import histories, probe_views, ranking_batches
-from elcrec_tf.data.sequences import Sequences
-from elcrec_tf.data.splits import training_ranges
+from elcrec_tf.data.shards import AnySequences, ShardedSequences
 from elcrec_tf.data.training_data import training_batches
 from elcrec_tf.errors import UserError
 from elcrec_tf.evaluation import Ranker, output_model
@@ -39,7 +37,7 @@ _PROBE_LENGTH = 20  # latest items: enough to compare views, at a fraction of an
 
 
 def train_model(
-    sequences: Sequences,
+    sequences: AnySequences,
     config: Config,
     folder: RunFolder,
     resume: bool = False,
@@ -74,10 +72,9 @@ def train_model(
     return folder.load_model()
 
 
-def check_trainable(sequences: Sequences, config: Config) -> None:
+def check_trainable(sequences: AnySequences, config: Config) -> None:
     """Raise `UserError` for settings that this data set cannot be trained with."""
-    starts, ends = training_ranges(sequences)
-    users = int(np.sum(ends - starts >= 2))
+    users = sequences.num_training_users
     if not users:
         raise UserError(f"data set {sequences.name!r}: no user has the 4 events that training needs (2, and 2 held out)")
     if config.model.centers_start == "kmeans" and users < config.model.num_clusters:
@@ -86,7 +83,7 @@ def check_trainable(sequences: Sequences, config: Config) -> None:
         )
 
 
-def check_resumable(folder: RunFolder, sequences: Sequences, config: Config) -> None:
+def check_resumable(folder: RunFolder, sequences: AnySequences, config: Config) -> None:
     """Raise `UserError` for a run that cannot go on: made with other settings or on other data, or never meant to be trained."""
     # These may change: neither moves what an epoch does.
     free: dict[str, Any] = {"epochs": 0, "recovery": False}
@@ -101,7 +98,7 @@ def check_resumable(folder: RunFolder, sequences: Sequences, config: Config) -> 
         raise UserError(f"{folder.path}: has no checkpoint to resume from (an imported run, or one copied without checkpoint/)")
 
 
-def fit_model(sequences: Sequences, config: Config, folder: RunFolder, console: Console, devices: Sequence[str] = ()) -> None:
+def fit_model(sequences: AnySequences, config: Config, folder: RunFolder, console: Console, devices: Sequence[str] = ()) -> None:
     """Train from the folder's newest checkpoint, or from the start, until the last epoch or the end of patience."""
     train = config.train
     recorder = RunRecorder(folder, train.monitor, train.patience)
@@ -153,7 +150,7 @@ def fit_model(sequences: Sequences, config: Config, folder: RunFolder, console: 
         progress.close()
 
 
-def new_model(sequences: Sequences, config: Config) -> ELCRec:
+def new_model(sequences: AnySequences, config: Config) -> ELCRec:
     """An untrained model, ready to be fitted to `training_batches` of the same data."""
     keras.utils.set_random_seed(config.train.seed)
     model = build_model(config, sequences.catalog.num_items)
@@ -181,18 +178,19 @@ def _choose_kernels(model: ELCRec, config: Config) -> None:
     model.kernels = Kernels(dtype, compiled=compiled == "chains")
 
 
-def _start_centers(model: ELCRec, sequences: Sequences, config: Config) -> None:
+def _start_centers(model: ELCRec, sequences: AnySequences, config: Config) -> None:
     """k-means on the untrained encoder's pooled states (as the official code starts)."""
     _, history = histories(sequences, "training", config.model.max_length, most=50_000, seed=config.train.seed)
     pooled = output_model(model, "pooled").predict(history, batch_size=256, verbose=0)["pooled"]
     model.cluster_centers.assign_centers(kmeans(pooled, config.model.num_clusters, config.train.seed)[0])
 
 
-def _snapshots(sequences: Sequences, config: Config, folder: RunFolder) -> Snapshots:
+def _snapshots(sequences: AnySequences, config: Config, folder: RunFolder) -> Snapshots:
     train = config.train
     users, history = histories(sequences, "validation", config.model.max_length, most=train.snapshot_users, seed=train.seed)
     assert train.snapshot_epochs is not None
-    return Snapshots(folder, train.snapshot_epochs, sequences.user_ids[users], history)
+    ids = users if isinstance(sequences, ShardedSequences) else sequences.user_ids[users]
+    return Snapshots(folder, train.snapshot_epochs, ids, history)
 
 
 def _devices() -> list[str]:

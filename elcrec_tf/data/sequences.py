@@ -48,6 +48,16 @@ class Sequences:
         return len(self.items)
 
     @property
+    def num_training_users(self) -> int:
+        """Users with two events in the training part, which is all events but the last two."""
+        return int(np.sum(np.diff(self.offsets) >= 4))
+
+    @property
+    def example(self) -> list[str]:
+        """Three raw ids that a history could hold: the first user's first ones."""
+        return self.catalog.raw(self[0][:3])
+
+    @property
     def description(self) -> str:
         """One line: the name, the size, and what was left out on purpose."""
         text = f"{self.name}: {self.num_users:,} users, {self.catalog.num_items:,} items, {self.num_events:,} events"

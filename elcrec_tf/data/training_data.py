@@ -13,6 +13,9 @@ from elcrec_tf.config import Config
 from elcrec_tf.data.history import latest_items, prepare_history
 from elcrec_tf.data.packing import Packing, pack
 from elcrec_tf.data.sequences import Sequences
+from elcrec_tf.data.shard_plan import ShardPlan
+from elcrec_tf.data.shard_stream import training_blocks
+from elcrec_tf.data.shards import AnySequences, ShardedSequences
 from elcrec_tf.data.splits import training_ranges
 from elcrec_tf.data.view_slots import ViewSlots
 from elcrec_tf.errors import UserError
@@ -30,7 +33,7 @@ class TrainingData:
     padding_share: float
 
 
-def training_batches(sequences: Sequences, config: Config, first_epoch: int = 0, replicas: int = 1) -> TrainingData:
+def training_batches(sequences: AnySequences, config: Config, first_epoch: int = 0, replicas: int = 1) -> TrainingData:
     """Training batches `(x, y)` for `ELCRec.compute_loss`.
 
     An epoch shows every example once, shuffled. Several histories share a row, in a layout that is the same for every batch (see
@@ -43,7 +46,7 @@ def training_batches(sequences: Sequences, config: Config, first_epoch: int = 0,
     y: `target` (`[rows, length]`, or `[slots]` for prefixes); `negative` or `negatives` and `negative_log_rates`, by the loss.
 
     Args:
-        sequences: all users.
+        sequences: all users; those in shards are streamed, see `streamed_batches`.
         config: the configuration.
         first_epoch: counted from 0.
         replicas: devices that share a batch: it consists of so many layouts, one below the other.
@@ -51,29 +54,70 @@ def training_batches(sequences: Sequences, config: Config, first_epoch: int = 0,
     Raises:
         UserError: when no user has two events in the training part.
     """
+    if isinstance(sequences, ShardedSequences):
+        return streamed_batches(sequences, config, first_epoch, replicas)
     windows = _windows(sequences, config.loss.examples)
     if not len(windows["examples"]):
         raise UserError(f"data set {sequences.name!r}: no user has the 4 events that training needs (2, and 2 held out)")
     steps = -(-len(windows["examples"]) // config.train.batch_size)
     deals = {name: _Deal.of(part, steps * replicas, salt) for salt, (name, part) in enumerate(windows.items())}
     batches = _Batches(sequences, config, deals)
-    seed = config.train.seed
+    items = tf.constant(sequences.items, tf.int32)
 
     def epoch_of(epoch: tf.Tensor) -> tf.data.Dataset:
-        dealt = {name: deal.epoch(seed, epoch) for name, deal in deals.items()}
-        by_step = {name: tf.reshape(part, [steps, replicas, *part.shape[1:]]) for name, part in dealt.items()}
-        return tf.data.Dataset.from_tensor_slices((tf.fill([steps], epoch), tf.range(steps, dtype=tf.int64), by_step))
-
-    def make(epoch: tf.Tensor, step: tf.Tensor, dealt: dict[str, tf.Tensor]) -> tuple[Any, Any]:
-        shares = []
-        for replica in range(replicas):
-            key = tf.stack([seed * 1_000_003 + epoch, (step * replicas + replica) * 100])
-            shares.append(batches.make({name: part[replica] for name, part in dealt.items()}, key))
-        return tf.nest.map_structure(lambda *share: tf.concat(share, axis=0), *shares)
+        dealt = {name: deal.epoch(config.train.seed, epoch) for name, deal in deals.items()}
+        return _steps(items, epoch, tf.range(steps, dtype=tf.int64), dealt, replicas)
 
     dataset = tf.data.Dataset.range(first_epoch, _MANY_EPOCHS).flat_map(epoch_of)
-    dataset = dataset.map(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return TrainingData(dataset.prefetch(tf.data.AUTOTUNE), steps, batches.padding_share)
+    return TrainingData(batches.of_steps(dataset, replicas), steps, batches.padding_share)
+
+
+def streamed_batches(
+    shards: ShardedSequences, config: Config, first_epoch: int = 0, replicas: int = 1, worker: int = 0, workers: int = 1
+) -> TrainingData:
+    """`training_batches` of users in shards, in memory that does not grow with the data.
+
+    Users are read in blocks of a few thousand, and each block is dealt to its batches as all users in memory are: the layout is made
+    for the lengths that the manifest tells, with some room for what differs between blocks. Where even that is too little, a history
+    loses its oldest items.
+
+    Args:
+        shards: the data set.
+        config: the configuration; `batch_size` is that of all workers together.
+        first_epoch, replicas: see `training_batches`.
+        worker, workers: read every `workers`-th shard from the `worker`-th on (from 0). All workers have the same number of steps.
+
+    Raises:
+        UserError: for prefixes as examples, or fewer shards than workers.
+    """
+    if config.loss.examples == "prefixes":
+        raise UserError(f"data set {shards.name!r} is in shards, which are trained on with --examples positions only")
+    plan = ShardPlan.of(shards, config.train.batch_size, config.model.max_length, replicas, workers)
+    deal = _Deal(plan.windows, plan.longest, plan.batches, salt=0)
+    batches = _Batches(shards, config, {"examples": deal})
+    steps, seed, files = plan.batches // replicas, config.train.seed, tf.constant(shards.files(worker, workers))
+
+    def block_of(epoch: tf.Tensor, block: tf.Tensor, users: tf.RaggedTensor) -> tf.data.Dataset:
+        items = tf.concat([[PADDING], users.flat_values], axis=0)  # never without an item, where all windows are empty
+        starts, ends = users.row_splits[:-1] + 1, users.row_splits[1:] + 1
+        windows = tf.stack([starts, tf.maximum(ends - 1, starts)], axis=1)
+        dealt = {"examples": deal.deal(windows, tf.stack([tf.cast(seed * 1009, tf.int64), epoch * 1_000_003 + block * 2]))}
+        return _steps(items, epoch, block * steps + tf.range(steps, dtype=tf.int64), dealt, replicas)
+
+    def epoch_of(epoch: tf.Tensor) -> tf.data.Dataset:
+        key = tf.stack([tf.cast(seed, tf.int64), epoch])
+        users = training_blocks(shards, files, key, config.model.max_length, plan.block, plan.blocks)
+        return tf.data.Dataset.zip((tf.data.Dataset.range(plan.blocks), users)).flat_map(lambda *block: block_of(epoch, *block))
+
+    dataset = tf.data.Dataset.range(first_epoch, _MANY_EPOCHS).flat_map(epoch_of)
+    return TrainingData(batches.of_steps(dataset, replicas), steps * plan.blocks, batches.padding_share)
+
+
+def _steps(items: tf.Tensor, epoch: tf.Tensor, steps: tf.Tensor, dealt: dict[str, tf.Tensor], replicas: int) -> tf.data.Dataset:
+    """What `_Batches.of_steps` takes: (items, epoch, step, windows dealt to each replica's batch)."""
+    by_step = {name: tf.reshape(part, [-1, replicas, *part.shape[1:]]) for name, part in dealt.items()}
+    # Each element refers to the same items: nothing is copied.
+    return tf.data.Dataset.from_tensor_slices((steps, by_step)).map(lambda step, part: (items, epoch, step, part))
 
 
 def _windows(sequences: Sequences, examples: str) -> dict[str, np.ndarray]:
@@ -110,8 +154,11 @@ class _Deal:
 
     def epoch(self, seed: int, epoch: tf.Tensor) -> tf.Tensor:
         """int64 `[batches, slots, 2]`."""
-        key = tf.stack([tf.cast(seed * 1009 + self.salt, tf.int64), epoch])
-        windows = tf.random.experimental.stateless_shuffle(tf.constant(self.windows, tf.int64), key)
+        return self.deal(tf.constant(self.windows, tf.int64), tf.stack([tf.cast(seed * 1009 + self.salt, tf.int64), epoch]))
+
+    def deal(self, windows: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+        """The same for any int64 `windows` `[batches * slots, 2]`."""
+        windows = tf.random.experimental.stateless_shuffle(windows, key)
         # Sorted after the shuffle, windows of one length come in any order; then each stratum is dealt to the batches in any order.
         windows = tf.gather(windows, tf.argsort(windows[:, 1] - windows[:, 0], stable=True))
         slots = len(self.longest)
@@ -123,10 +170,9 @@ class _Deal:
 class _Batches:
     """Makes one device's batch from the windows dealt to it."""
 
-    def __init__(self, sequences: Sequences, config: Config, deals: dict[str, _Deal]) -> None:
+    def __init__(self, sequences: AnySequences, config: Config, deals: dict[str, _Deal]) -> None:
         loss, most = config.loss, config.model.max_length
         self.config = config
-        self.items = tf.constant(sequences.items, tf.int32)
         self.num_items = sequences.catalog.num_items
         self.users = "users" if "users" in deals else "examples"
         longest = {name: np.clip(deal.longest, 1, most) for name, deal in deals.items()}
@@ -152,18 +198,29 @@ class _Batches:
         batches = next(iter(deals.values())).batches
         return 1 - real / (batches * sum(layout.size for layout in layouts))
 
-    def make(self, dealt: dict[str, tf.Tensor], key: tf.Tensor) -> tuple[dict[str, Any], dict[str, tf.Tensor]]:
-        """(x, y) from the windows `[slots, 2]` of each part."""
-        rows = {
-            name: prepare_history(latest_items(self.items, part, self.width), self.config.model.max_length) for name, part in dealt.items()
-        }
+    def of_steps(self, dataset: tf.data.Dataset, replicas: int) -> tf.data.Dataset:
+        """Batches from what `_steps` makes: each replica's layout, one below the other."""
+
+        def make(items: tf.Tensor, epoch: tf.Tensor, step: tf.Tensor, dealt: dict[str, tf.Tensor]) -> tuple[Any, Any]:
+            shares = []
+            for replica in range(replicas):
+                key = tf.stack([self.config.train.seed * 1_000_003 + epoch, (step * replicas + replica) * 100])
+                shares.append(self.make(items, {name: part[replica] for name, part in dealt.items()}, key))
+            return tf.nest.map_structure(lambda *share: tf.concat(share, axis=0), *shares)
+
+        return dataset.map(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+
+    def make(self, items: tf.Tensor, dealt: dict[str, tf.Tensor], key: tf.Tensor) -> tuple[dict[str, Any], dict[str, tf.Tensor]]:
+        """(x, y) from the windows `[slots, 2]` of each part in `items`."""
+        most = self.config.model.max_length
+        rows = {name: prepare_history(latest_items(items, part, self.width), most) for name, part in dealt.items()}
         x = {name: _part(part, self.packings[name]) for name, part in rows.items()}
         windows = dealt["examples"]
         if self.users == "examples":
-            after = latest_items(self.items, windows + tf.constant([1, 1], tf.int64), self.width)
+            after = latest_items(items, windows + tf.constant([1, 1], tf.int64), self.width)
             target = _packed(after, x["examples"]["slot"], x["examples"]["distance"])
         else:
-            target = tf.where(windows[:, 0] == windows[:, 1], PADDING, tf.gather(self.items, windows[:, 1]))
+            target = tf.where(windows[:, 0] == windows[:, 1], PADDING, tf.gather(items, windows[:, 1]))
             after = target[:, None]
         if self.view_slots is not None:
             x["view_a"] = self._view(rows[self.users], key)
