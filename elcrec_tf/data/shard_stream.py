@@ -9,7 +9,7 @@ from elcrec_tf.data.history import prepare_history
 from elcrec_tf.data.shards import ShardedSequences
 from elcrec_tf.padding import PADDING
 
-_OPEN_FILES = 16
+_OPEN_FILES = 4  # few, so that the order of the files decides who shares a block
 _BUFFER_BYTES = 1 << 18
 _CELLS = 1 << 22  # of the widest batch of whole histories
 _POSITIONS = {"training": 0, "validation": 1, "test": 2}
@@ -65,8 +65,9 @@ def _positions(stored: tf.Tensor | None, known: tf.Tensor) -> tf.Tensor:
 def training_blocks(shards: ShardedSequences, files: tf.Tensor, seed: tf.Tensor, most: int, block: int, blocks: int) -> tf.data.Dataset:
     """The training parts of one epoch: `blocks` ragged int32 `[block, None]`, their latest `most + 1` events (inputs and targets).
 
-    Users come in an order that is a function of the seed: the files are shuffled, then records within a buffer of one block. Where the
-    users end before the last block does, users without events fill it up.
+    Which users share a block is a function of the seed, by the order of the files. Users stand in their files by hash, so any block is
+    a random sample of them, and the users of a block are shuffled later, when they are dealt to its batches. Where the users end before
+    the last block does, users without events fill it up.
 
     Args:
         shards: the data set.
@@ -78,7 +79,6 @@ def training_blocks(shards: ShardedSequences, files: tf.Tensor, seed: tf.Tensor,
     files = tf.random.experimental.stateless_shuffle(files, seed)
     users = users_of(shards, files).map(lambda user: user["items"][: user["positions"][0]], num_parallel_calls=tf.data.AUTOTUNE)
     users = users.filter(lambda items: tf.size(items) >= 2).map(lambda items: items[-(most + 1) :])
-    users = users.shuffle(block, seed=tf.reduce_sum(seed * tf.constant([1, 1_000_003], tf.int64)), reshuffle_each_iteration=False)
     empty = tf.data.Dataset.from_tensors(tf.zeros([0], tf.int32)).repeat()
     return users.concatenate(empty).take(block * blocks).ragged_batch(block, drop_remainder=True)
 

@@ -73,6 +73,8 @@ class CleanJson:
         for line in batch["line"].to_pylist():
             try:
                 row = JSON_DECODER.decode(line.decode())
+                if not isinstance(row, dict):
+                    raise TypeError("should be an object")
                 rows.append((*(_json_value(row[name]) if name in row else None for name in self.columns), None))
             except (ValueError, TypeError, RecursionError):  # no UTF-8, no JSON, no object, or a value that is no string or number
                 rows.append((None, None, None, line.decode(errors="replace")))

@@ -46,6 +46,8 @@ def spark_session(master: str, memory: str, scratch: str | None = None, partitio
         UserError: when PySpark or Java is missing, or the session cannot be made.
     """
     check_spark()
+    from py4j.protocol import Py4JError
+    from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
@@ -67,6 +69,8 @@ def spark_session(master: str, memory: str, scratch: str | None = None, partitio
         raise UserError(f"Spark cannot start with --master {master}: {reason(error)}") from None
     try:
         yield session
+    except (PySparkException, Py4JError) as error:
+        raise UserError(f"Spark failed: {reason(error)}") from None
     finally:
         session.stop()
 
