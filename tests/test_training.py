@@ -19,6 +19,8 @@ from elcrec_tf.optimizer import FusedAdam
 from elcrec_tf.results import evaluate_run
 from elcrec_tf.run_folder import RunFolder
 from elcrec_tf.training import train_model
+from tests.prepared import sharded
+from tests.toy import random_sequences, toy_config
 
 SIMULATOR = {"sim_users": 60, "sim_items": 40, "sim_intents": 4, "sim_events": 8.0}
 TINY = Config().replace(
@@ -316,3 +318,36 @@ def test_keras_reads_the_best_model_without_this_package_naming_its_classes(fini
     assert type(loaded).__name__ == "ELCRec"
     history = np.array([[0, 0, 1, 2, 3]], np.int32)
     np.testing.assert_array_equal(np.asarray(loaded.scores(history)), np.asarray(model.scores(history)))
+
+
+# --- shards -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_on_shards_resumes_to_the_result_of_an_uninterrupted_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("elcrec_tf.data.shard_plan._STEPS", 3)
+    shards = sharded(random_sequences(num_users=60, num_items=60), tmp_path / "shards")
+    config = toy_config(epochs=2, dropout=0.2, centers_start="kmeans", snapshot_epochs=(1,), snapshot_users=5)
+    whole = train_model(shards, config, RunFolder(tmp_path / "whole"))
+    train_model(shards, config.replace(epochs=1), RunFolder(tmp_path / "parts"))
+    parts = train_model(shards, config, RunFolder(tmp_path / "parts"), resume=True)
+    for one, other in zip(whole.get_weights(), parts.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    snapshot = np.load(tmp_path / "whole" / "snapshots" / "epoch-00001.npz")
+    assert len(set(snapshot["user_ids"])) == 5 and snapshot["embeddings"].shape == (5, 8)
+    other = sharded(random_sequences(num_users=60, num_items=60, seed=1), tmp_path / "other")
+    with pytest.raises(UserError, match="made on other data"):
+        train_model(other, config, RunFolder(tmp_path / "parts"), resume=True)
+
+
+def test_shards_are_evaluated_as_the_same_users_in_memory(tmp_path):
+    sequences = random_sequences(num_users=30, num_items=60)
+    shards = sharded(sequences, tmp_path / "shards")
+    folder = RunFolder(tmp_path / "run")
+    config = toy_config(epochs=1)
+    model = train_model(sequences, config, folder)
+    streamed, in_memory = (
+        evaluate_run(model, data, config, folder) for data in (shards, dataclasses.replace(sequences, catalog=shards.catalog))
+    )
+    for part in ("validation", "test", "baselines", "users", "items", "events"):
+        assert streamed[part] == (pytest.approx(in_memory[part]) if part in ("validation", "test") else in_memory[part])
+    assert streamed["fingerprint"] == shards.fingerprint
