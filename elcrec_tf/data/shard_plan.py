@@ -36,8 +36,10 @@ class ShardPlan:
         """The plan of each of `workers` workers, made for the one with the most users.
 
         Raises:
-            UserError: when there are fewer shards than workers.
+            UserError: when there are fewer shards than workers, or no user has two events in the training part.
         """
+        if not shards.num_training_users:
+            raise UserError(f"data set {shards.name!r}: no user has two events in the training part")
         if len(shards.manifest["shards"]) < workers:
             count = len(shards.manifest["shards"])
             raise UserError(

@@ -120,8 +120,8 @@ AnySequences = Sequences | ShardedSequences
 
 
 def is_prepared(path: Path) -> bool:
-    """Whether a folder holds a data set in shards."""
-    return (path / MANIFEST).is_file()
+    """Whether a folder holds a data set in shards, be it broken: one without its manifest is for `load_shards` to refuse."""
+    return (path / MANIFEST).is_file() or any(path.glob("shard-*.tfrecord.gz"))
 
 
 def load_shards(folder: Path, name: str) -> ShardedSequences:

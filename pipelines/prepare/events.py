@@ -106,7 +106,7 @@ class TimeForm:
         if self.floats:
             return F.coalesce("fraction", F.col("whole").cast("double"))
         if self.microseconds:
-            return F.when(F.col("kind").isin(NAIVE_US, ZONED_US), F.col("whole")).otherwise(F.floor(F.col("whole") / 1000))
+            return F.when(F.col("kind").isin(NAIVE_US, ZONED_US), F.col("whole")).otherwise(F.expr("(whole - pmod(whole, 1000)) div 1000"))
         return F.col("whole")
 
     def parse(self, text: str, flag: str) -> Any:

@@ -213,6 +213,12 @@ def test_more_workers_than_shards(shards):
         streamed_batches(shards, CONFIG, worker=0, workers=4)
 
 
+def test_nobody_to_train_on(tmp_path):
+    shards = sharded(sequences_of([1, 2, 3], [3, 2, 1]), tmp_path / "short")
+    with pytest.raises(UserError, match="no user has two events in the training part"):
+        streamed_batches(shards, CONFIG)
+
+
 def test_prefixes_are_for_data_in_memory(shards):
     with pytest.raises(UserError, match="--examples positions"):
         training_batches(shards, CONFIG.replace(examples="prefixes"))
@@ -244,8 +250,10 @@ class Lengths:
     def __init__(self, values, counts):
         self.training_lengths = values, counts
 
+        self.num_training_users = int(counts.sum())
+
     def training_users_of(self, worker, workers):
-        return [int(self.training_lengths[1].sum())]
+        return [self.num_training_users]
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------------
