@@ -18,7 +18,7 @@ FAMILIES = {"numbers": (WHOLE, FRACTION), "dates without a time zone": (NAIVE_NS
 """Kinds of times that can be compared. A log's times are of one family; microseconds are for years that nanoseconds cannot hold."""
 
 SCHEMA = "user string, item string, kind tinyint, whole bigint, fraction double, reason string, row string, file string"
-"""What `clean` gives, as Spark writes it. Of a bad row `reason`, `row` and `file` are known, of a good one the others; a time that is no
+"""What `clean` gives, as Spark writes it. Of a bad row `reason` and `row` are known, of a good one `user` to `fraction`; a time that is no
 whole number stands in `fraction`."""
 
 _EXACT_BELOW = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}
@@ -43,9 +43,8 @@ def clean(batch: pa.RecordBatch) -> pa.RecordBatch:
         reason = pc.if_else(wrong, text, reason)
     good = pc.is_null(reason)
     known = [pc.if_else(good, column, pa.scalar(None, column.type)) for column in (user, item, kind, whole, fraction)]
-    file = pc.if_else(good, pa.scalar(None, pa.string()), batch["file"])
     return pa.RecordBatch.from_arrays(
-        [*known, reason, _rows(batch, good), file], names=["user", "item", "kind", "whole", "fraction", "reason", "row", "file"]
+        [*known, reason, _rows(batch, good), batch["file"]], names=["user", "item", "kind", "whole", "fraction", "reason", "row", "file"]
     )
 
 
