@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m pipelines.prepare.benchmark"
 EXECUTOR = "CoarseGrainedExecutorBackend"
+_EVERY = 2.0  # seconds: summing the memory of processes costs the system some time
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -42,6 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--master", default="local-cluster[2,1,1024]", metavar="URL", help="(default: local-cluster[2,1,1024])")
     parser.add_argument("--memory", default="1g", metavar="SIZE", help="heap of the driver, and of each executor (default: 1g)")
+    parser.add_argument("--partitions", type=int, default=64, metavar="N", help="parts of a shuffle (default: 64)")
     parser.add_argument("--scratch", required=True, metavar="DIR", help="folder for the logs and the data, about 150 bytes an event")
     parser.add_argument(
         "--output-dir", default="benchmarks/prepare", metavar="DIR", help="where the results go (default: benchmarks/prepare)"
@@ -59,7 +61,7 @@ def main(argv: list[str]) -> int:
     check_plots()
     console = cli.console()
     folder, sizes = Path(options.output_dir), sorted(options.events)
-    settings = {"master": options.master, "memory": options.memory}
+    settings = {"master": options.master, "memory": options.memory, "partitions": options.partitions}
     journal = Journal(folder / "rows.jsonl", settings, options.resume)
     scratch = Path(options.scratch)
     for events in sizes:
@@ -144,12 +146,13 @@ def _run(
     """(seconds, most bytes of all its processes together) of one preparation; `watch` gets its process id and its seconds so far."""
     command = [sys.executable, "-m", "pipelines.prepare", "--input", str(log), "--format", "csv", "--output", str(output)]
     command += ["--master", options.master, "--memory", options.memory, "--scratch", str(Path(options.scratch) / "spark")]
+    command += ["--partitions", str(options.partitions)]
     errors = Path(options.scratch) / "errors.txt"
     began, peak = time.perf_counter(), 0
     with errors.open("wb") as file, subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file) as process:
         try:
             while process.poll() is None:
-                time.sleep(0.5)
+                time.sleep(_EVERY)
                 peak = max(peak, sum(resident(pid) for pid in [process.pid, *descendants(process.pid)]))
                 if watch:
                     watch(process.pid, time.perf_counter() - began)

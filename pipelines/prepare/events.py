@@ -5,7 +5,9 @@ No step needs all events of a user or of an item in memory.
 
 from __future__ import annotations
 
+import itertools
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -144,36 +146,40 @@ def by_user(events: DataFrame, drop_repeats: bool) -> DataFrame:
     return (spread.dropDuplicates(["user", "item", "time"]) if drop_repeats else spread).persist(StorageLevel.DISK_ONLY)
 
 
-def k_core(events: DataFrame, k: int) -> DataFrame:
+def k_core(events: DataFrame, k: int, work: Path) -> DataFrame:
     """The events that remain when users and items with fewer than `k` events go, again and again until none is left to go.
 
     Counting adds up on each side of a shuffle first, so that a hot item is a few numbers; a heavy user's events are streamed. The sets of
     users and items shrink in turn, and are settled when the items no longer change.
+
+    Args:
+        events: `user`, `item` and others.
+        k: fewest events.
+        work: folder for the sets, which all workers see.
     """
     if k == 1:
         return events
-    items: DataFrame | None = None
-    kept = -1
-    while True:
-        left = events if items is None else events.join(items, "item", "left_semi")
-        users = _frequent(left, "user", k)
-        fewer = _frequent(events.join(users, "user", "left_semi"), "item", k)
-        count = fewer.count()
-        if items is not None:
-            items.unpersist()
-        items = fewer
-        if count == kept:
-            return events.join(users, "user", "left_semi").join(items, "item", "left_semi")
-        kept = count
+    left, kept = events, -1
+    for turn in itertools.count():
+        users = _frequent(left, "user", k, work / f"users-{turn}")
+        items = _frequent(events.join(users, "user", "left_semi"), "item", k, work / f"items-{turn}")
+        left = events.join(items, "item", "left_semi")
+        before, kept = kept, items.count()
+        if kept == before:
+            break
+    return left.join(users, "user", "left_semi")
 
 
-def _frequent(events: DataFrame, name: str, k: int) -> DataFrame:
-    return events.groupBy(name).count().where(F.col("count") >= k).select(name).persist(StorageLevel.DISK_ONLY)
-
-
-def with_enough_events(events: DataFrame, fewest: int, k: int) -> DataFrame:
+def with_enough_events(events: DataFrame, fewest: int, k: int, work: Path) -> DataFrame:
     """The events of users with at least `fewest` (which a `k`-core may say already)."""
-    return events if k >= fewest else events.join(_frequent(events, "user", fewest), "user", "left_semi")
+    return events if k >= fewest else events.join(_frequent(events, "user", fewest, work / "long"), "user", "left_semi")
+
+
+def _frequent(events: DataFrame, name: str, k: int, file: Path) -> DataFrame:
+    # Through a file: Spark's plan of each turn would hold those of all turns before it twice, and outgrow the driver's memory.
+    frequent = events.groupBy(name).count().where(F.col("count") >= k).select(name)
+    frequent.write.parquet(file.as_uri())
+    return events.sparkSession.read.parquet(file.as_uri())
 
 
 def parts(form: TimeForm, options: PrepareOptions) -> Column:

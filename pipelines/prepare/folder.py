@@ -41,8 +41,8 @@ def partial_folder(output: Path) -> Iterator[Path]:
     with _locked(partial):
         try:
             yield partial
-            for cut_off in partial.glob(".*"):  # of tasks that were killed while they wrote
-                cut_off.unlink()
+            for left in partial.glob(".*"):  # sets that were needed on the way, and files of tasks that were killed while they wrote
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
             _replace(partial, output)
         finally:
             shutil.rmtree(partial, ignore_errors=True)

@@ -42,7 +42,7 @@ def prepare(spark: SparkSession, options: PrepareOptions, console: Console) -> d
         good, rejects = steps.split_rejects(rows, form)
         rejected = _write_rejects(rejects, folder)
         console.print(f"{rows.count():,} rows read, {sum(rejected.values()):,} rejected")
-        core, dropped = _filtered(good, options, console)
+        core, dropped = _filtered(good, options, folder / ".work", console)
         index = _catalog(core, earlier)
         shards, counts = _write_shards(spark, core.withColumn("part", part), index, options, folder)
         catalog = Catalog(index, counts, earlier.titles if earlier else None)
@@ -65,11 +65,11 @@ def _write_rejects(rejects: DataFrame, folder: Path) -> dict[str, int]:
     return counts
 
 
-def _filtered(good: DataFrame, options: PrepareOptions, console: Console) -> tuple[DataFrame, dict[str, int]]:
+def _filtered(good: DataFrame, options: PrepareOptions, work: Path, console: Console) -> tuple[DataFrame, dict[str, int]]:
     """The events that are kept, on disk, and how many were dropped for which reason."""
     kept = steps.by_user(good, options.repeats == "drop")
-    core = steps.k_core(kept, options.k_core).persist(StorageLevel.DISK_ONLY)
-    long = steps.with_enough_events(core, options.fewest_events, options.k_core)
+    core = steps.k_core(kept, options.k_core, work).persist(StorageLevel.DISK_ONLY)
+    long = steps.with_enough_events(core, options.fewest_events, options.k_core, work)
     if long is not core:
         long = long.persist(StorageLevel.DISK_ONLY)
     counts = [good.count(), kept.count(), core.count(), long.count()]

@@ -87,6 +87,6 @@ def check_spark() -> None:
 def reason(error: Exception) -> str:
     """The line of an error of Spark's that tells what went wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    causes = [line for line in lines if re.match(r"(Caused by: |\S*(Error|Exception): )", line)]
-    line = (causes or lines or [type(error).__name__])[-1]
-    return re.sub(r"^(Caused by: )?(\S*\.)?\S*(Error|Exception): ", "", line)[:300]
+    found = (re.match(r"(?:Caused by: |: )?(?:[\w$]+\.)*\w*(?:Error|Exception): (.+)", line) for line in lines)
+    causes = [match[1] for match in found if match]
+    return (causes or lines or [type(error).__name__])[-1 if causes else 0][:300]

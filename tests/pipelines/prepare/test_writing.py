@@ -100,6 +100,7 @@ def test_a_folder_appears_when_it_is_whole(tmp_path):
     with partial_folder(output) as folder:
         (folder / "file").write_text("whole")
         (folder / ".1234-file").write_text("cut off")
+        (folder / ".work" / "users-0").mkdir(parents=True)
         assert not output.exists()
     assert [path.name for path in output.iterdir()] == ["file"]
     assert list(tmp_path.iterdir()) == [output]
