@@ -28,7 +28,7 @@ class DataConfig(Group):
     dataset: str = field(
         "simulated",
         "data set: simulated, beauty, sports, toys, yelp, movielens-100k, movielens-1m, or the path of a file: "
-        "'user item item ...' text, or a log in CSV, Parquet or JSONL",
+        "'user item item ...' text, a log in CSV, Parquet or JSONL, or a folder that pipelines.prepare wrote",
         metavar="NAME|PATH",
     )
     data_dir: str | None = field(
@@ -49,6 +49,14 @@ class DataConfig(Group):
     keep_values: tuple[str, ...] | None = field(None, "values kept of the filter column (event types, say)")
     k_core: int = field(
         5, "drop users and items with fewer events than this, again and again until none is left to drop; 1 keeps all", low=1
+    )
+    ties: str = field(
+        "file",
+        "order of a user's events at the same time: as they stand in the file, or by item id, whatever the order of the rows",
+        choices=("file", "item"),
+    )
+    repeats: str = field(
+        "keep", "keep or drop rows that repeat user, item and time of another one (a logger's retries, say)", choices=("keep", "drop")
     )
     item_metadata: str | None = field(
         None, "file (CSV, Parquet or JSONL) with the columns id and title, shown wherever items are shown", metavar="FILE"

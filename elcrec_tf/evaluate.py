@@ -11,7 +11,7 @@ import sys
 from elcrec_tf import cli
 from elcrec_tf.config import Config
 from elcrec_tf.data.datasets import load_dataset
-from elcrec_tf.data.sequences import Sequences
+from elcrec_tf.data.shards import AnySequences
 from elcrec_tf.errors import UserError
 from elcrec_tf.files import write_json
 from elcrec_tf.run_folder import RunFolder
@@ -56,12 +56,13 @@ def main(argv: list[str]) -> int:
         print()
     else:
         console.print(results_table(metrics))
-        console.print(history_length_table(metrics))
+        if "by_history_length" in metrics:
+            console.print(history_length_table(metrics))
         console.print(f"written to {path}", soft_wrap=True)
     return 0
 
 
-def _is_own(sequences: Sequences, folder: RunFolder, config: Config, dataset: str | None) -> bool:
+def _is_own(sequences: AnySequences, folder: RunFolder, config: Config, dataset: str | None) -> bool:
     """Whether this is the data set that the run was made with; `dataset` is the one asked for, None for the run's own.
 
     Raises:

@@ -12,6 +12,7 @@ from elcrec_tf.callbacks import best_epoch
 from elcrec_tf.config import Config
 from elcrec_tf.data.pipeline import ranking_batches
 from elcrec_tf.data.sequences import Sequences
+from elcrec_tf.data.shards import AnySequences, ShardedSequences
 from elcrec_tf.data.splits import training_ranges
 from elcrec_tf.evaluation import Ranker, popularity_ranks
 from elcrec_tf.intents import assignment_health, center_health
@@ -22,17 +23,18 @@ from elcrec_tf.run_folder import RunFolder
 _LONGEST = (2, 5)  # events of the longest training parts in the groups 1-2 and 3-5
 
 
-def evaluate_run(model: ELCRec, sequences: Sequences, config: Config, folder: RunFolder) -> dict[str, Any]:
+def evaluate_run(model: ELCRec, sequences: AnySequences, config: Config, folder: RunFolder) -> dict[str, Any]:
     """Everything that metrics.json holds, made from a model and the run's history.csv.
 
     What only training knows (`seed`, `best_epoch`, `epochs`, `train_seconds`) is None for a run without history (imported, say).
+    What needs all users in memory (`by_history_length`, the Markov chain) is left out for data in shards.
     """
     ranker = Ranker(model)
     size, length = config.train.eval_batch_size, config.model.max_length
     results = {split: ranker.rank(ranking_batches(sequences, split, size, length)) for split in ("validation", "test")}
     rows = folder.read_history()
     centers = np.asarray(model.cluster_centers.centers)
-    return {
+    metrics: dict[str, Any] = {
         "dataset": sequences.name,
         "seed": config.train.seed if rows else None,
         "best_epoch": best_epoch(rows, f"val_{config.train.monitor}") if rows else None,
@@ -46,17 +48,17 @@ def evaluate_run(model: ELCRec, sequences: Sequences, config: Config, folder: Ru
         "fingerprint": sequences.fingerprint,
         "version": __version__,
         **{split: ranking_metrics(result["rank"]) for split, result in results.items()},
-        "by_history_length": by_history_length(sequences, results["test"]["rank"]),
-        "baselines": {
-            "popularity": ranking_metrics(popularity_ranks(sequences, "test", size)),
-            "markov_chain": ranking_metrics(markov_chain_ranks(sequences, "test", size)),
-        },
+        "baselines": {"popularity": ranking_metrics(popularity_ranks(sequences, "test", size))},
         "intents": {
             "clusters": model.cluster_centers.num_clusters,
             **assignment_health(results["test"]["intent"], model.cluster_centers.num_clusters),
             **center_health(centers),
         },
     }
+    if not isinstance(sequences, ShardedSequences):
+        metrics["by_history_length"] = by_history_length(sequences, results["test"]["rank"])
+        metrics["baselines"]["markov_chain"] = ranking_metrics(markov_chain_ranks(sequences, "test", size))
+    return metrics
 
 
 def by_history_length(sequences: Sequences, ranks: np.ndarray) -> dict[str, dict[str, float]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from elcrec_tf import cli
 from elcrec_tf.config import PRESETS, Config, resolve
 from elcrec_tf.data.datasets import load_dataset
-from elcrec_tf.data.sequences import Sequences
+from elcrec_tf.data.shards import AnySequences
 from elcrec_tf.errors import UserError
 from elcrec_tf.files import write_json
 from elcrec_tf.run_folder import RunFolder, default_folder, newest_folder
@@ -78,7 +78,7 @@ def _folder_and_config(arguments: argparse.Namespace, writes: bool) -> tuple[Run
     return folder, folder.config().replace(**flags)
 
 
-def _train(arguments: argparse.Namespace, folder: RunFolder, config: Config, sequences: Sequences, team: Team | None) -> int:
+def _train(arguments: argparse.Namespace, folder: RunFolder, config: Config, sequences: AnySequences, team: Team | None) -> int:
     import json
 
     import keras
@@ -117,7 +117,7 @@ def _train(arguments: argparse.Namespace, folder: RunFolder, config: Config, seq
         console.print(f"no SavedModel from the {keras.backend.backend()} backend; make it with: {later}", soft_wrap=True)
     elif not arguments.no_export:
         export_dir = Path(arguments.export_dir or f"saved_models/{sequences.name}")
-        export_run(folder, export_dir, console, example=sequences.catalog.raw(sequences[0][:3]))
+        export_run(folder, export_dir, console, example=sequences.example)
     if arguments.json:
         json.dump(metrics, sys.stdout, indent=2)
         print()

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
+from elcrec_tf.augment import BY_SIMILARITY
 from elcrec_tf.callbacks import (
     ContrastiveLossCallback,
     EpochSeeds,
@@ -24,8 +25,7 @@ from elcrec_tf.callbacks import (
 from elcrec_tf.cluster_count import ClusterCount
 from elcrec_tf.config import Config, DataConfig
 from elcrec_tf.data.pipeline import histories, probe_views, ranking_batches
-from elcrec_tf.data.sequences import Sequences
-from elcrec_tf.data.splits import training_ranges
+from elcrec_tf.data.shards import AnySequences, ShardedSequences, in_memory
 from elcrec_tf.data.training_data import training_batches
 from elcrec_tf.errors import UserError
 from elcrec_tf.evaluation import Ranker, output_model
@@ -47,7 +47,7 @@ _PROBE_LENGTH = 20  # latest items: enough to compare views, at a fraction of an
 
 
 def train_model(
-    sequences: Sequences,
+    sequences: AnySequences,
     config: Config,
     folder: RunFolder,
     resume: bool = False,
@@ -85,19 +85,31 @@ def train_model(
     return folder.load_model()
 
 
-def check_trainable(sequences: Sequences, config: Config) -> None:
+def check_trainable(sequences: AnySequences, config: Config) -> None:
     """Raise `UserError` for settings that this data set cannot be trained with."""
-    starts, ends = training_ranges(sequences)
-    users = int(np.sum(ends - starts >= 2))
+    users = sequences.num_training_users
     if not users:
         raise UserError(f"data set {sequences.name!r}: no user has the 4 events that training needs (2, and 2 held out)")
+    if isinstance(sequences, ShardedSequences):
+        _check_streamable(sequences, config)
     em = config.model.intent_clustering == "em"
     if (em or config.model.centers_start == "kmeans") and users < config.model.centers:
         flag = "--intent-clustering em" if em else "--centers-start kmeans"
         raise UserError(f"{flag} needs at least as many users as intents: {users} users, {config.model.centers} intents")
 
 
-def check_resumable(folder: RunFolder, sequences: Sequences, config: Config) -> None:
+def _check_streamable(shards: ShardedSequences, config: Config) -> None:
+    needs_all_users = {
+        "--examples prefixes": config.loss.examples == "prefixes",
+        "--intent-clustering em": config.model.intent_clustering == "em",
+        "--augmentations substitute and insert": any(name in BY_SIMILARITY for name in config.augment.augmentations),
+    }
+    for setting, chosen in needs_all_users.items():
+        if chosen:
+            in_memory(shards, setting)
+
+
+def check_resumable(folder: RunFolder, sequences: AnySequences, config: Config) -> None:
     """Raise `UserError` for a run that cannot go on: made with other settings or on other data, or never meant to be trained."""
     # These may change: neither moves what an epoch does.
     free: dict[str, Any] = {"epochs": 0, "recovery": False}
@@ -113,7 +125,7 @@ def check_resumable(folder: RunFolder, sequences: Sequences, config: Config) -> 
 
 
 def fit_model(
-    sequences: Sequences,
+    sequences: AnySequences,
     config: Config,
     folder: RunFolder,
     console: Console,
@@ -152,7 +164,7 @@ def fit_model(
 
 
 def _callbacks(
-    model: ELCRec, sequences: Sequences, config: Config, folder: RunFolder, recorder: RunRecorder, team: Team | None
+    model: ELCRec, sequences: AnySequences, config: Config, folder: RunFolder, recorder: RunRecorder, team: Team | None
 ) -> list[keras.callbacks.Callback]:
     """All that a run does beside its steps, in order; a worker that writes nothing does what the model needs."""
     train = config.train
@@ -189,7 +201,7 @@ def _writes(team: Team | None) -> bool:
     return team is None or team.worker.chief
 
 
-def _model_to_go_on_with(sequences: Sequences, config: Config, folder: RunFolder, strategy: _Strategy) -> tuple[int, ELCRec]:
+def _model_to_go_on_with(sequences: AnySequences, config: Config, folder: RunFolder, strategy: _Strategy) -> tuple[int, ELCRec]:
     """(epochs that are done, model after them)."""
     checkpoint = folder.newest_checkpoint()
     if checkpoint is None:
@@ -200,12 +212,13 @@ def _model_to_go_on_with(sequences: Sequences, config: Config, folder: RunFolder
     return checkpoint[0], model
 
 
-def new_model(sequences: Sequences, config: Config, strategy: _Strategy = None) -> ELCRec:
+def new_model(sequences: AnySequences, config: Config, strategy: _Strategy = None) -> ELCRec:
     """An untrained model, ready to be fitted to `training_batches` of the same data, by the devices of `strategy`."""
     keras.utils.set_random_seed(config.train.seed)
     compiled = _xla(config, strategy)
     adam = FusedAdam if compiled == "chains" else keras.optimizers.Adam
-    bounds = quartile_bounds(_training_lengths(sequences, config))
+    lengths, users = sequences.training_lengths
+    bounds = quartile_bounds(np.minimum(lengths - 1, config.model.max_length), users)  # of the items that the model sees
     with _scope(strategy):
         model = build_model(config, sequences.catalog.num_items, bounds)
         model.compile(optimizer=adam(config.train.learning_rate), jit_compile=compiled == "on")
@@ -233,35 +246,29 @@ def _choose_kernels(model: ELCRec, config: Config, strategy: _Strategy) -> None:
     model.kernels = Kernels(dtype, compiled=compiled == "chains")
 
 
-def _training_lengths(sequences: Sequences, config: Config) -> np.ndarray:
-    """Items that the model sees of each user's training history, `[users]`."""
-    starts, ends = training_ranges(sequences)
-    lengths = ends - starts - 1
-    return np.minimum(lengths[lengths > 0], config.model.max_length)
-
-
-def _start_centers(model: ELCRec, sequences: Sequences, config: Config) -> None:
+def _start_centers(model: ELCRec, sequences: AnySequences, config: Config) -> None:
     """k-means on the untrained encoder's pooled states (as the official code starts)."""
     _, history = histories(sequences, "training", config.model.max_length, most=50_000, seed=config.train.seed)
     pooled = output_model(model, "pooled").predict(history, batch_size=256, verbose=0)["pooled"]
     model.cluster_centers.assign_centers(kmeans(pooled, config.model.centers, config.train.seed)[0])
 
 
-def _cluster_count(sequences: Sequences, config: Config) -> ClusterCount:
+def _cluster_count(sequences: AnySequences, config: Config) -> ClusterCount:
     _, history = histories(sequences, "training", config.model.max_length, most=_COUNTED_USERS, seed=config.train.seed)
     return ClusterCount(history)
 
 
-def _intent_em(sequences: Sequences, config: Config) -> IntentEM:
+def _intent_em(sequences: AnySequences, config: Config) -> IntentEM:
     _, history = histories(sequences, "training", config.model.max_length)
     return IntentEM(history, config.train.seed)
 
 
-def _snapshots(sequences: Sequences, config: Config, folder: RunFolder) -> Snapshots:
+def _snapshots(sequences: AnySequences, config: Config, folder: RunFolder) -> Snapshots:
     train = config.train
     users, history = histories(sequences, "validation", config.model.max_length, most=train.snapshot_users, seed=train.seed)
     assert train.snapshot_epochs is not None
-    return Snapshots(folder, train.snapshot_epochs, sequences.user_ids[users], history)
+    ids = users if isinstance(sequences, ShardedSequences) else sequences.user_ids[users]
+    return Snapshots(folder, train.snapshot_epochs, ids, history)
 
 
 def _devices() -> list[str]:

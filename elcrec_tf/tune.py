@@ -13,7 +13,7 @@ from typing import Any
 from elcrec_tf import cli
 from elcrec_tf.config import GROUPS, PRESETS, TrainConfig, resolve
 from elcrec_tf.data.datasets import load_dataset
-from elcrec_tf.data.sequences import Sequences
+from elcrec_tf.data.shards import AnySequences
 from elcrec_tf.errors import UserError
 from elcrec_tf.search_folder import TOLERANCE, TUNERS, SearchFolder, SearchSettings, default_search_folder, newest_search_folder
 from elcrec_tf.search_space import KNOWN, make_space, read_space_file
@@ -114,7 +114,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError(f'a search needs {", ".join(missing)}, not installed here; pip install "elcrec_tf[tune]"')
 
 
-def _new(arguments: argparse.Namespace) -> tuple[SearchFolder, SearchSettings, Sequences]:
+def _new(arguments: argparse.Namespace) -> tuple[SearchFolder, SearchSettings, AnySequences]:
     folder = SearchFolder(arguments.output_dir) if arguments.output_dir else None
     if folder:
         folder.check_new()
@@ -136,7 +136,7 @@ def _new(arguments: argparse.Namespace) -> tuple[SearchFolder, SearchSettings, S
     return folder, settings, sequences
 
 
-def _resumed(arguments: argparse.Namespace) -> tuple[SearchFolder, SearchSettings, Sequences]:
+def _resumed(arguments: argparse.Namespace) -> tuple[SearchFolder, SearchSettings, AnySequences]:
     given = [name for name in ("preset", "config", "tuner", "executions_per_trial", "space", "objective") if getattr(arguments, name)]
     given += cli.config_flags(arguments)
     if given:
@@ -151,7 +151,7 @@ def _resumed(arguments: argparse.Namespace) -> tuple[SearchFolder, SearchSetting
     return folder, settings, load_dataset(config.data, config.simulator)
 
 
-def _report(arguments: argparse.Namespace, folder: SearchFolder, settings: SearchSettings, sequences: Sequences, console: Any) -> int:
+def _report(arguments: argparse.Namespace, folder: SearchFolder, settings: SearchSettings, sequences: AnySequences, console: Any) -> int:
     from elcrec_tf.tuning_report import refit, refit_table, trials_table, write_report
 
     report = write_report(folder, settings)

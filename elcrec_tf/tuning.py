@@ -16,7 +16,7 @@ from keras_tuner.engine.trial import Trial
 from rich.console import Console
 
 from elcrec_tf.config import Config
-from elcrec_tf.data.sequences import Sequences
+from elcrec_tf.data.shards import AnySequences
 from elcrec_tf.errors import UserError
 from elcrec_tf.files import atomic_path, write_text
 from elcrec_tf.model import ELCRec
@@ -39,7 +39,7 @@ class ELCRecHyperModel(keras_tuner.HyperModel):
         space: what is searched.
     """
 
-    def __init__(self, sequences: Sequences, space: Space) -> None:
+    def __init__(self, sequences: AnySequences, space: Space) -> None:
         super().__init__(name="elcrec")
         self.sequences = sequences
         self.space = space
@@ -75,7 +75,7 @@ class SearchTuner(keras_tuner.Tuner):
         console: where a line for each trial's start and end goes.
     """
 
-    def __init__(self, settings: SearchSettings, folder: SearchFolder, sequences: Sequences, console: Console) -> None:
+    def __init__(self, settings: SearchSettings, folder: SearchFolder, sequences: AnySequences, console: Console) -> None:
         self.folder = folder
         self.sequences = sequences
         self.console = console
@@ -168,7 +168,7 @@ class SearchTuner(keras_tuner.Tuner):
             self.oracle.reload()
 
 
-def search(settings: SearchSettings, folder: SearchFolder, sequences: Sequences, console: Console, worker: bool = False) -> None:
+def search(settings: SearchSettings, folder: SearchFolder, sequences: AnySequences, console: Console, worker: bool = False) -> None:
     """Run a search to its end, or go on with it.
 
     Where keras-tuner's environment variables make this process the chief, it hands the trials out and returns when all workers are
@@ -204,7 +204,7 @@ def search(settings: SearchSettings, folder: SearchFolder, sequences: Sequences,
             raise
 
 
-def _work(settings: SearchSettings, folder: SearchFolder, sequences: Sequences, console: Console) -> None:
+def _work(settings: SearchSettings, folder: SearchFolder, sequences: AnySequences, console: Console) -> None:
     try:
         SearchTuner(settings, folder, sequences, console).search()
     except grpc.RpcError as error:

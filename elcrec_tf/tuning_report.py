@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from tensorboard.plugins.hparams import summary_v2 as hparams  # not its api, which asks for tf.keras: retrieval.py says why that matters
 
-from elcrec_tf.data.sequences import Sequences
+from elcrec_tf.data.shards import AnySequences
 from elcrec_tf.files import write_json
 from elcrec_tf.results import evaluate_run
 from elcrec_tf.run_folder import RunFolder
@@ -95,7 +95,7 @@ def trials_table(report: dict[str, Any]) -> Table:
 
 
 def refit(
-    folder: SearchFolder, settings: SearchSettings, best: dict[str, Any], sequences: Sequences, seeds: int, console: Console
+    folder: SearchFolder, settings: SearchSettings, best: dict[str, Any], sequences: AnySequences, seeds: int, console: Console
 ) -> dict[str, Any]:
     """Train the best configuration with several seeds, as run folders in `refit/`, and look at test; refit.json holds the result.
 

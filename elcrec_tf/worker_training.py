@@ -131,11 +131,19 @@ class SharedRanker(Ranker):
         self.team = team
 
     def rank(self, data: RankingData) -> dict[str, np.ndarray]:
-        own = data.share(self.team.worker.index, self.team.worker.count)
-        users = np.sort(own.users[own.users >= 0])
+        worker = self.team.worker
+        own = data.share(worker.index, worker.count)
+        found = super().rank(own)
+        if data.users is None or own.users is None:  # users in shards are numbered as the workers find them
+            counts = np.zeros(worker.count, np.int64)
+            counts[worker.index] = len(found["rank"])
+            ends = np.cumsum(self.team.sum(counts))
+            users, total = np.arange(ends[worker.index] - len(found["rank"]), ends[worker.index]), ends[-1]
+        else:
+            users, total = np.sort(own.users[own.users >= 0]), np.sum(data.users >= 0)
         results = {}
-        for name, values in super().rank(own).items():
-            of_all = np.zeros(int(np.sum(data.users >= 0)), values.dtype)
+        for name, values in found.items():
+            of_all = np.zeros(total, values.dtype)
             of_all[users] = values
             results[name] = self.team.sum(of_all)
         return results

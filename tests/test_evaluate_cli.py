@@ -11,6 +11,7 @@ from elcrec_tf.errors import UserError
 from elcrec_tf.files import write_json
 from elcrec_tf.model import build_model
 from elcrec_tf.run_folder import RunFolder
+from tests.prepared import write_shards
 from tests.toy import toy_config
 
 LOG = "a i1 i2 i3 i4\nb i2 i3 i1\nc i4 i1 i2 i3\n"
@@ -51,6 +52,16 @@ def test_it_shows_the_metrics_by_history_length(tmp_path, capsys):
     assert "by the events in a user's training part" in out and "1-2" in out and "3-5" not in out
     metrics = json.loads(folder.metrics_file.read_text())
     assert metrics["by_history_length"] == {"1-2": {"users": 3, **metrics["test"]}}
+
+
+def test_metrics_of_shards_have_no_history_lengths(tmp_path, capsys):
+    folder, data = make_run(tmp_path)
+    write_shards(load_dataset(folder.config().data), tmp_path / "sharded")
+    assert evaluate.main([str(folder.path), "--dataset", str(tmp_path / "sharded")]) == 0
+    out = capsys.readouterr().out
+    assert "leave-one-out" in out and "by the events" not in out and "markov" not in out
+    metrics = json.loads((folder.path / "metrics-sharded.json").read_text())
+    assert metrics["users"] == 3 and "by_history_length" not in metrics
 
 
 def test_json_stands_alone_on_standard_output(tmp_path, capsys):

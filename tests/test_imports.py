@@ -155,7 +155,10 @@ def test_light_modules_load_no_framework(name):
 def test_requirements_are_the_extras_together():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    wanted = {*project["dependencies"], *(one for extra in ("datasets", "tune", "serve", "report", "dev") for one in extras[extra])}
+    wanted = {
+        *project["dependencies"],
+        *(one for extra in ("datasets", "tune", "serve", "scale", "report", "dev") for one in extras[extra]),
+    }
     lines = (line.partition("#")[0].strip() for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines())
     listed = [line for line in lines if line]
     assert sorted(listed) == sorted(wanted)

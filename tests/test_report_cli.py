@@ -15,7 +15,8 @@ from elcrec_tf.errors import UserError
 from elcrec_tf.files import write_json
 from elcrec_tf.model import build_model
 from elcrec_tf.run_folder import RunFolder
-from tests.toy import toy_config
+from tests.prepared import write_shards
+from tests.toy import random_sequences, toy_config
 
 USERS, ITEMS = 24, 15
 HOSTILE_USER = "<script>alert('user')</script>"
@@ -270,3 +271,10 @@ def test_nothing_overflows_in_a_browser(runs, tmp_path, width, count):
     seen, pictures = map(int, dom.split("<title>")[1].split("</title>")[0].split())
     assert pictures > 5
     assert seen == width
+
+
+def test_a_run_on_shards_has_no_report(tmp_path):
+    write_shards(random_sequences(), tmp_path / "shards")
+    run = make_run(tmp_path / "run", tmp_path / "shards")
+    with pytest.raises(UserError, match="'shards' is in shards: the report needs a data set in memory"):
+        report.main([str(run.path)])

@@ -18,7 +18,9 @@ from elcrec_tf.model import build_model
 from elcrec_tf.optimizer import FusedAdam
 from elcrec_tf.results import evaluate_run
 from elcrec_tf.run_folder import RunFolder, load_keras
-from elcrec_tf.training import train_model
+from elcrec_tf.training import new_model, train_model
+from tests.prepared import sharded
+from tests.toy import random_sequences, toy_config
 
 SIMULATOR = {"sim_users": 60, "sim_items": 40, "sim_intents": 4, "sim_events": 8.0}
 TINY = Config().replace(
@@ -382,3 +384,71 @@ def test_keras_reads_the_best_model_without_this_package_naming_its_classes(fini
     assert type(loaded).__name__ == "ELCRec"
     history = np.array([[0, 0, 1, 2, 3]], np.int32)
     np.testing.assert_array_equal(np.asarray(loaded.scores(history)), np.asarray(model.scores(history)))
+
+
+# --- shards -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_on_shards_resumes_to_the_result_of_an_uninterrupted_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("elcrec_tf.data.shard_plan._STEPS", 3)
+    shards = sharded(random_sequences(num_users=60, num_items=60), tmp_path / "shards")
+    config = toy_config(epochs=2, dropout=0.2, centers_start="kmeans", snapshot_epochs=(1,), snapshot_users=5)
+    whole = train_model(shards, config, RunFolder(tmp_path / "whole"))
+    train_model(shards, config.replace(epochs=1), RunFolder(tmp_path / "parts"))
+    parts = train_model(shards, config, RunFolder(tmp_path / "parts"), resume=True)
+    for one, other in zip(whole.get_weights(), parts.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    snapshot = np.load(tmp_path / "whole" / "snapshots" / "epoch-00001.npz")
+    assert len(set(snapshot["user_ids"])) == 5 and snapshot["embeddings"].shape == (5, 8)
+    other = sharded(random_sequences(num_users=60, num_items=60, seed=1), tmp_path / "other")
+    with pytest.raises(UserError, match="made on other data"):
+        train_model(other, config, RunFolder(tmp_path / "parts"), resume=True)
+
+
+def test_shards_are_evaluated_as_the_same_users_in_memory(tmp_path):
+    sequences = random_sequences(num_users=30, num_items=60)
+    shards = sharded(sequences, tmp_path / "shards")
+    folder = RunFolder(tmp_path / "run")
+    config = toy_config(epochs=1)
+    model = train_model(sequences, config, folder)
+    streamed, in_memory = (
+        evaluate_run(model, data, config, folder) for data in (shards, dataclasses.replace(sequences, catalog=shards.catalog))
+    )
+    for part in ("validation", "test"):
+        assert streamed[part] == pytest.approx(in_memory[part])
+    assert streamed["baselines"]["popularity"] == pytest.approx(in_memory["baselines"]["popularity"])
+    assert [streamed[name] for name in ("users", "items", "events")] == [in_memory[name] for name in ("users", "items", "events")]
+    assert streamed["fingerprint"] == shards.fingerprint
+    # These take all users at once.
+    assert "by_history_length" in in_memory and "by_history_length" not in streamed
+    assert set(streamed["baselines"]) == {"popularity"}
+
+
+def test_a_model_for_shards_has_the_activity_groups_of_the_same_users_in_memory(tmp_path):
+    sequences = random_sequences(num_users=60, num_items=60, longest=20)
+    config = toy_config(activity_features=True)
+    bounds = [new_model(data, config).get_config()["activity_bounds"] for data in (sequences, sharded(sequences, tmp_path / "shards"))]
+    seen = np.sort(np.minimum(np.diff(sequences.offsets) - 3, 8))
+    assert bounds[0] == bounds[1] == np.unique(np.quantile(seen[seen > 0], [0.25, 0.5, 0.75], method="lower")).tolist()
+
+
+def test_the_number_of_intents_is_decided_on_a_sample_of_shards(tmp_path):
+    shards = sharded(random_sequences(num_users=60, num_items=60), tmp_path / "shards")
+    folder = RunFolder(tmp_path / "run")
+    train_model(shards, toy_config(epochs=1, num_clusters="auto", most_clusters=8), folder)
+    assert 2 <= folder.read_history()[0]["clusters"] <= 8
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"examples": "prefixes"}, "--examples prefixes"),
+        ({"intent_clustering": "em", "cluster_weight": 0.0}, "--intent-clustering em"),
+        ({"augmentations": ("crop", "insert")}, "--augmentations substitute and insert"),
+    ],
+)
+def test_what_needs_all_users_at_once_is_refused_for_shards_before_anything_is_written(tmp_path, fields, named):
+    shards = sharded(random_sequences(), tmp_path / "shards")
+    with pytest.raises(UserError, match=f"'toy' is in shards: {named} needs a data set in memory"):
+        train_model(shards, toy_config(**fields), RunFolder(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

@@ -17,7 +17,9 @@ from elcrec_tf.run_folder import RunFolder
 from elcrec_tf.training import train_model
 from elcrec_tf.worker_training import Team
 from elcrec_tf.workers import Worker
+from tests.prepared import write_shards
 from tests.test_training import TINY, curve, sequences  # noqa: F401 - a fixture
+from tests.toy import random_sequences
 
 TERMS = ("loss", "next_item", "sequence", "intent", "cluster")
 # Nothing in which replicas differ from one device by design: no dropout, and views that are the histories.
@@ -178,6 +180,17 @@ def test_two_workers_train_as_one_does(alone, tmp_path):
     best = RunFolder(tmp_path / "run").read_history()[metrics["best_epoch"] - 1]
     assert metrics["validation"]["NDCG@20"] == pytest.approx(best["val_NDCG@20"], abs=1e-9)
     assert not list(tmp_path.rglob(".*-*"))
+
+
+def test_two_workers_train_on_shards(tmp_path):
+    """Each reads its own; what both rank between them is what the first one ranks alone at the end."""
+    write_shards(random_sequences(num_users=60, num_items=60), tmp_path / "shards")
+    job = distributed(tmp_path, EXACT.replace(dataset=str(tmp_path / "shards"), epochs=1, eval_batch_size=8))
+    _, errors = job.communicate(timeout=560)
+    assert job.returncode == 0, errors[-3000:]
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    (row,) = RunFolder(tmp_path / "run").read_history()
+    assert row["val_NDCG@20"] == pytest.approx(metrics["validation"]["NDCG@20"], abs=1e-9)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from elcrec_tf.data.interactions import read_log, read_titles
 from elcrec_tf.data.mind import read_mind
 from elcrec_tf.data.movielens import MOVIELENS, load_movielens
 from elcrec_tf.data.sequence_file import read_sequence_file
-from elcrec_tf.data.sequences import Sequences
+from elcrec_tf.data.shards import AnySequences, is_prepared, load_shards
 from elcrec_tf.data.tables import file_format
 from elcrec_tf.errors import UserError
 from elcrec_tf.files import atomic_path
@@ -36,10 +36,11 @@ NAMES = ("simulated", *BENCHMARKS, *MOVIELENS)
 """Data sets known by name."""
 
 
-def load_dataset(config: DataConfig, simulator: SimulatorConfig | None = None) -> Sequences:
-    """Load the data set that `config.dataset` names, or the file whose path it is.
+def load_dataset(config: DataConfig, simulator: SimulatorConfig | None = None) -> AnySequences:
+    """Load the data set that `config.dataset` names, or the file or the folder of shards whose path it is.
 
-    The k-core and the least length of a history apply to every data set but the simulated one, which is used as it is made.
+    The k-core and the least length of a history apply to every data set but the simulated one, which is used as it is made, and
+    shards, which are as they were prepared. Shards are checked here, and read later.
     `Sequences.name` is the data set's name, or a short name from the file's, safe for folders.
 
     Args:
@@ -50,6 +51,7 @@ def load_dataset(config: DataConfig, simulator: SimulatorConfig | None = None) -
         UserError: for an unknown name, a fault in a file or in the options, or a download that fails.
     """
     name = config.dataset
+    sequences: AnySequences
     if name == "simulated":
         from elcrec_tf.data.simulate import simulate
 
@@ -112,8 +114,11 @@ def _sha256(path: Path) -> str:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _load_file(config: DataConfig) -> Sequences:
+def _load_file(config: DataConfig) -> AnySequences:
     path = Path(config.dataset).expanduser()
+    if is_prepared(path):
+        _refuse_filter(config)
+        return load_shards(path, short_name(path))
     if not path.exists() and path.name == config.dataset and not path.suffix:
         close = get_close_matches(config.dataset.lower(), NAMES, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
@@ -140,7 +145,7 @@ def _refuse_filter(config: DataConfig) -> None:
         )
 
 
-def _with_titles(sequences: Sequences, path: Path) -> Sequences:
+def _with_titles(sequences: AnySequences, path: Path) -> AnySequences:
     titles = read_titles(path)
     catalog = sequences.catalog
     found = {raw: titles[raw] for raw in catalog.ids if raw in titles}

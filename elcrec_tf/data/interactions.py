@@ -53,8 +53,8 @@ def log_events(table: Table, config: DataConfig) -> Events:
     """Events from a table with one interaction a row.
 
     Rows are filtered first, so that rows filtered out may lack a user, item or time. Ids become text; rows of a user are sorted by time,
-    ties staying in the order of the file. A repeated interaction counts as often as it occurs. Items and users are numbered in the order
-    in which the filtered rows name them.
+    ties as `config.ties` says. A repeated interaction counts as often as it occurs, unless `config.repeats` drops repeated rows. Items and
+    users are numbered in the order in which the filtered rows name them.
 
     Raises:
         UserError: for filter options that do not fit, a missing user, item or time, and times that cannot be read.
@@ -63,7 +63,12 @@ def log_events(table: Table, config: DataConfig) -> Events:
     users, user_ids = _encode(required_text(table, config.user_column))
     items, item_ids = _encode(required_text(table, config.item_column))
     times = time_column(table, config.time_column)
-    order = np.lexsort((times, users))  # stable
+    by_time = (_by_id(item_ids)[items], times, users) if config.ties == "item" else (times, users)
+    order = np.lexsort(by_time)  # stable
+    if config.repeats == "drop":
+        repeated = _repeated(users, items, times)
+        order = order[~repeated[order]]
+        dropped = {**dropped, "repeated": int(repeated.sum())} if repeated.any() else dropped
     return Events(table.source, users[order], items[order], user_ids, item_ids, times[order], dropped)
 
 
@@ -104,6 +109,22 @@ def _filtered(table: Table, config: DataConfig) -> tuple[Table, dict[str, int]]:
             f"{table.source}: column {column!r} lets none of {out} rows pass --min-value and --keep-values; it holds {values} and so on"
         )
     return table.filter(keep), {f"filtered out by {column}": out} if out else {}
+
+
+def _by_id(ids: np.ndarray) -> np.ndarray:
+    """Place of each id in the order of their bytes, which is that of Python's strings."""
+    place = np.empty(len(ids), np.int64)
+    place[np.argsort(ids)] = np.arange(len(ids))
+    return place
+
+
+def _repeated(users: np.ndarray, items: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """`[rows]` bool: which rows have the user, item and time of one before them."""
+    order = np.lexsort((items, times, users))  # stable
+    same = np.all([column[order][1:] == column[order][:-1] for column in (users, items, times)], axis=0)
+    repeated = np.zeros(len(users), bool)
+    repeated[order[1:][same]] = True
+    return repeated
 
 
 def _encode(ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:

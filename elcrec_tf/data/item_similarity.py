@@ -11,16 +11,17 @@ from scipy import sparse
 from elcrec_tf.augment import BY_SIMILARITY
 from elcrec_tf.config import AugmentConfig
 from elcrec_tf.data.sequences import Sequences
+from elcrec_tf.data.shards import AnySequences, in_memory
 from elcrec_tf.data.splits import training_ranges
 
 # Pairs of items held at a time, a few dozen bytes each: few enough for the cache.
 _PAIRS = 300_000
 
 
-def similar_items(sequences: Sequences, augment: AugmentConfig) -> tf.Tensor | None:
-    """What `elcrec_tf.augment.random_view` takes as `similar`; None where no augmentation needs it."""
+def similar_items(sequences: AnySequences, augment: AugmentConfig) -> tf.Tensor | None:
+    """What `elcrec_tf.augment.random_view` takes as `similar`; None where no augmentation needs it. Raises `UserError` for shards."""
     needed = any(name in BY_SIMILARITY for name in augment.augmentations)
-    return tf.constant(nearest_items(sequences)) if needed else None
+    return tf.constant(nearest_items(in_memory(sequences, "--augmentations substitute and insert"))) if needed else None
 
 
 @lru_cache(maxsize=1)  # training and what measures it ask for the same

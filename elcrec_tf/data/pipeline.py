@@ -11,25 +11,40 @@ from elcrec_tf.augment import random_view
 from elcrec_tf.config import Config
 from elcrec_tf.data.history import latest_items, prepare_history
 from elcrec_tf.data.item_similarity import similar_items
-from elcrec_tf.data.sequences import Sequences
+from elcrec_tf.data.shard_stream import ranking_dataset, sampled_histories
+from elcrec_tf.data.shards import AnySequences, ShardedSequences, in_memory
 from elcrec_tf.data.splits import holdout_positions, training_ranges
 from elcrec_tf.padding import PADDING
 
 
 @dataclass(frozen=True)
 class RankingData:
-    """Batches of users to rank for. Row i of all batches, one after the other, belongs to user `users[i]`, -1 = an empty row."""
+    """Batches of users to rank for. Row i of all batches, one after the other, belongs to user `users[i]`, -1 = an empty row.
+
+    Users of shards have no numbers: `users` is None, and a row is empty where its target is 0.
+    """
 
     dataset: tf.data.Dataset
-    users: np.ndarray
+    users: np.ndarray | None
+
+    def in_order(self, targets: np.ndarray, *columns: np.ndarray) -> list[np.ndarray]:
+        """Columns of values, a value a row of the batches, without the empty rows and in the order of the users."""
+        if self.users is None:
+            return [values[targets != PADDING] for values in columns]
+        real = self.users >= 0
+        order = np.argsort(self.users[real])
+        return [values[real][order] for values in columns]
 
     def share(self, index: int, count: int) -> RankingData:
         """One of `count` shares: every `count`-th batch, from batch `index` on."""
+        batches = self.dataset.shard(count, index)
+        if self.users is None:
+            return RankingData(batches, None)
         by_batch = self.users.reshape(int(self.dataset.cardinality()), -1)
-        return RankingData(self.dataset.shard(count, index), by_batch[index::count].reshape(-1))
+        return RankingData(batches, by_batch[index::count].reshape(-1))
 
 
-def ranking_batches(sequences: Sequences, split: str, batch_size: int, max_length: int) -> RankingData:
+def ranking_batches(sequences: AnySequences, split: str, batch_size: int, max_length: int) -> RankingData:
     """Batches for leave-one-out ranking: dicts of `history` (prepared), `exclude` (the whole history, padded) and `target`.
 
     Users with histories of about the same length share a batch, so that a few long histories do not widen all.
@@ -40,6 +55,8 @@ def ranking_batches(sequences: Sequences, split: str, batch_size: int, max_lengt
         batch_size: users a batch; the last batch of a width is filled up with empty rows (target 0).
         max_length: most items of a history that the model sees.
     """
+    if isinstance(sequences, ShardedSequences):
+        return RankingData(ranking_dataset(sequences, split, batch_size, max_length), None)
     targets = holdout_positions(sequences, split)
     windows = np.stack([sequences.offsets[:-1], targets], axis=1)
     # Powers of two: few shapes, and never more than half of a batch is padding.
@@ -64,7 +81,9 @@ def ranking_batches(sequences: Sequences, split: str, batch_size: int, max_lengt
     return RankingData(dataset.prefetch(tf.data.AUTOTUNE), np.concatenate(rows))
 
 
-def histories(sequences: Sequences, split: str, max_length: int, most: int | None = None, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def histories(
+    sequences: AnySequences, split: str, max_length: int, most: int | None = None, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Prepared histories of all users, or of a random sample of them, in one array.
 
     Args:
@@ -74,8 +93,14 @@ def histories(sequences: Sequences, split: str, max_length: int, most: int | Non
         most: size of the sample.
 
     Returns:
-        (users, history): int64 `[n]` ascending, int32 `[n, max_length]` left-padded.
+        (users, history): int64 `[n]` ascending (raw ids for users in shards), int32 `[n, max_length]` left-padded.
+
+    Raises:
+        UserError: for all users where they are in shards, which need not fit the memory.
     """
+    if isinstance(sequences, ShardedSequences) and most is not None:
+        return sampled_histories(sequences, split, max_length, most, seed)
+    sequences = in_memory(sequences, "what takes every history")
     stops = training_ranges(sequences)[1] - 1 if split == "training" else holdout_positions(sequences, split)
     users = np.flatnonzero(stops > sequences.offsets[:-1])
     if most is not None and len(users) > most:
@@ -84,7 +109,7 @@ def histories(sequences: Sequences, split: str, max_length: int, most: int | Non
     return users, latest_items(tf.constant(sequences.items, tf.int32), tf.constant(windows), max_length).numpy()
 
 
-def probe_views(sequences: Sequences, config: Config, users: int, max_length: int) -> dict[str, np.ndarray]:
+def probe_views(sequences: AnySequences, config: Config, users: int, max_length: int) -> dict[str, np.ndarray]:
     """`history`, `view_a` and `view_b` of a fixed random sample of users, for measuring (see `ContrastiveLossCallback`)."""
     longest = config.model.max_length
     # Under official_padding pooled states depend on the padding, so the width has to be training's.

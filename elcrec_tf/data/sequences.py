@@ -48,6 +48,22 @@ class Sequences:
         return len(self.items)
 
     @property
+    def num_training_users(self) -> int:
+        """Users with two events in the training part, which is all events but the last two."""
+        return int(np.sum(np.diff(self.offsets) >= 4))
+
+    @property
+    def training_lengths(self) -> tuple[np.ndarray, np.ndarray]:
+        """(lengths, users): how many users have so many events in the training part, lengths rising, from 2."""
+        lengths = np.diff(self.offsets) - 2
+        return np.unique(lengths[lengths >= 2], return_counts=True)
+
+    @property
+    def example(self) -> list[str]:
+        """Three raw ids that a history could hold: the first user's first ones."""
+        return self.catalog.raw(self[0][:3])
+
+    @property
     def description(self) -> str:
         """One line: the name, the size, and what was left out on purpose."""
         text = f"{self.name}: {self.num_users:,} users, {self.catalog.num_items:,} items, {self.num_events:,} events"

@@ -174,12 +174,10 @@ def _explain_csv(path: Path, width: int) -> None:
 
 
 def _read_jsonl(path: Path, flags: Mapping[str, str]) -> pa.Table:
-    # Arrow's JSON reader turns strings that look like dates into times and big integers into floats. This keeps numbers as written.
-    decoder = json.JSONDecoder(parse_int=str, parse_float=_plain_number, parse_constant=lambda _: None)
     tables: list[pa.Table] = []
     present: dict[str, None] = {}  # the keys seen, in order
     with path.open("rb") as file:
-        rows = _json_rows(path, file, decoder)
+        rows = _json_rows(path, file)
         while chunk := list(islice(rows, _JSON_ROWS)):
             present.update(dict.fromkeys(chunk[0][1]))
             columns = {name: _json_column(path, name, chunk) for name in flags}
@@ -191,14 +189,14 @@ def _read_jsonl(path: Path, flags: Mapping[str, str]) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def _json_rows(path: Path, lines: Iterable[bytes], decoder: json.JSONDecoder) -> Iterator[tuple[int, dict[str, Any]]]:
+def _json_rows(path: Path, lines: Iterable[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number and object of each line that is not blank."""
     for number, line in enumerate(lines, 1):
         text = decode_line(path, number, line)
         if not text.strip():
             continue
         try:
-            row = decoder.decode(text)
+            row = JSON_DECODER.decode(text)
         except (json.JSONDecodeError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: is not valid JSON ({error}); put one whole object on each line") from None
         if not isinstance(row, dict):
@@ -233,3 +231,7 @@ def _plain_number(text: str) -> str:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n", 1)[0]
+
+
+# Arrow's JSON reader turns strings that look like dates into times and big integers into floats. This keeps numbers as written.
+JSON_DECODER = json.JSONDecoder(parse_int=str, parse_float=_plain_number, parse_constant=lambda _: None)

@@ -14,6 +14,9 @@ from elcrec_tf.data.history import latest_items, prepare_history
 from elcrec_tf.data.item_similarity import similar_items
 from elcrec_tf.data.packing import Packing, pack
 from elcrec_tf.data.sequences import Sequences
+from elcrec_tf.data.shard_plan import ShardPlan
+from elcrec_tf.data.shard_stream import training_blocks
+from elcrec_tf.data.shards import AnySequences, ShardedSequences, in_memory
 from elcrec_tf.data.splits import training_ranges
 from elcrec_tf.data.view_slots import ViewSlots
 from elcrec_tf.errors import UserError
@@ -32,7 +35,7 @@ class TrainingData:
 
 
 def training_batches(
-    sequences: Sequences, config: Config, first_epoch: int = 0, replicas: int = 1, shares: range | None = None
+    sequences: AnySequences, config: Config, first_epoch: int = 0, replicas: int = 1, shares: range | None = None
 ) -> TrainingData:
     """Training batches `(x, y)` for `ELCRec.compute_loss`.
 
@@ -49,7 +52,7 @@ def training_batches(
     y: `target` (`[rows, length]`, or `[slots]` for prefixes); `negative` or `negatives` and `negative_log_rates`, by the loss.
 
     Args:
-        sequences: all users.
+        sequences: all users; those in shards are streamed, see `streamed_batches`.
         config: the configuration.
         first_epoch: counted from 0.
         replicas: devices that share a batch.
@@ -58,29 +61,71 @@ def training_batches(
     Raises:
         UserError: when no user has two events in the training part.
     """
+    shares = range(replicas) if shares is None else shares
+    if isinstance(sequences, ShardedSequences):
+        return streamed_batches(sequences, config, first_epoch, replicas, shares)
     windows = _windows(sequences, config.loss.examples)
     if not len(windows["examples"]):
         raise UserError(f"data set {sequences.name!r}: no user has the 4 events that training needs (2, and 2 held out)")
     steps = -(-len(windows["examples"]) // config.train.batch_size)
     deals = {name: _Deal.of(part, steps, salt) for salt, (name, part) in enumerate(windows.items())}
-    batches = _Batches(sequences, config, deals, replicas)
-    seed = config.train.seed
+    batches = _Batches(sequences, config, deals, range(replicas))
+    items = tf.constant(sequences.items, tf.int32)
 
     def epoch_of(epoch: tf.Tensor) -> tf.data.Dataset:
-        dealt = {name: deal.epoch(seed, epoch) for name, deal in deals.items()}
-        return tf.data.Dataset.from_tensor_slices((tf.fill([steps], epoch), tf.range(steps, dtype=tf.int64), dealt))
-
-    def make(epoch: tf.Tensor, step: tf.Tensor, dealt: dict[str, tf.Tensor]) -> tuple[Any, Any]:
-        made = []
-        for replica in range(replicas) if shares is None else shares:
-            key = tf.stack([seed * 1_000_003 + epoch, (step * replicas + replica) * 100])
-            shared_key = tf.stack([key[0], step * 100 + 99])
-            made.append(batches.make({name: _share(part, replica, replicas) for name, part in dealt.items()}, key, shared_key))
-        return tf.nest.map_structure(lambda *share: tf.concat(share, axis=0), *made)
+        dealt = {name: deal.epoch(config.train.seed, epoch) for name, deal in deals.items()}
+        return _steps(items, epoch, tf.range(steps, dtype=tf.int64), dealt)
 
     dataset = tf.data.Dataset.range(first_epoch, _MANY_EPOCHS).flat_map(epoch_of)
-    dataset = dataset.map(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return TrainingData(dataset.prefetch(tf.data.AUTOTUNE), steps, batches.padding_share)
+    return TrainingData(batches.of_steps(dataset, replicas, shares), steps, batches.padding_share)
+
+
+def streamed_batches(shards: ShardedSequences, config: Config, first_epoch: int, replicas: int, shares: range) -> TrainingData:
+    """`training_batches` of users in shards, in memory that does not grow with the data.
+
+    Users are read in blocks of a few thousand, and each block is dealt to its batches as all users in memory are: the layout is made
+    for the lengths that the manifest tells, with some room for what differs between blocks. Where even that is too little, a history
+    loses its oldest items.
+
+    A worker reads its own shards: of n workers with as many replicas each, every n-th one. All have the same number of steps.
+
+    Args:
+        shards: the data set.
+        config: the configuration; `batch_size` is that of all workers together.
+        first_epoch, replicas: see `training_batches`.
+        shares: the replicas of this worker.
+
+    Raises:
+        UserError: for prefixes as examples, or fewer shards than workers.
+    """
+    if config.loss.examples == "prefixes":
+        in_memory(shards, "--examples prefixes")
+    worker, workers = shares.start // len(shares), replicas // len(shares)
+    plan = ShardPlan.of(shards, config.train.batch_size, config.model.max_length, workers)
+    deal = _Deal(plan.windows, plan.longest, plan.batches, salt=0)
+    batches = _Batches(shards, config, {"examples": deal}, shares)
+    seed, files = config.train.seed, tf.constant(shards.files(worker, workers))
+
+    def block_of(epoch: tf.Tensor, block: tf.Tensor, users: tf.RaggedTensor) -> tf.data.Dataset:
+        items = tf.concat([[PADDING], users.flat_values], axis=0)  # never without an item, where all windows are empty
+        starts, ends = users.row_splits[:-1] + 1, users.row_splits[1:] + 1
+        windows = tf.stack([starts, tf.maximum(ends - 1, starts)], axis=1)
+        dealt = {"examples": deal.deal(windows, tf.stack([tf.cast(seed * 1009, tf.int64), epoch * 1_000_003 + block * 2]))}
+        return _steps(items, epoch, block * plan.batches + tf.range(plan.batches, dtype=tf.int64), dealt)
+
+    def epoch_of(epoch: tf.Tensor) -> tf.data.Dataset:
+        key = tf.stack([tf.cast(seed, tf.int64), epoch])
+        users = training_blocks(shards, files, key, config.model.max_length, plan.block, plan.blocks)
+        return tf.data.Dataset.zip((tf.data.Dataset.range(plan.blocks), users)).flat_map(lambda *block: block_of(epoch, *block))
+
+    dataset = tf.data.Dataset.range(first_epoch, _MANY_EPOCHS).flat_map(epoch_of)
+    return TrainingData(batches.of_steps(dataset, replicas, shares), plan.batches * plan.blocks, batches.padding_share)
+
+
+def _steps(items: tf.Tensor, epoch: tf.Tensor, steps: tf.Tensor, dealt: dict[str, tf.Tensor]) -> tf.data.Dataset:
+    """What `_Batches.of_steps` takes: (items, epoch, step, windows dealt to the step's batch)."""
+    # Each element refers to the same items: nothing is copied.
+    return tf.data.Dataset.from_tensor_slices((steps, dealt)).map(lambda step, part: (items, epoch, step, part))
 
 
 def _windows(sequences: Sequences, examples: str) -> dict[str, np.ndarray]:
@@ -117,8 +162,11 @@ class _Deal:
 
     def epoch(self, seed: int, epoch: tf.Tensor) -> tf.Tensor:
         """int64 `[batches, slots, 2]`."""
-        key = tf.stack([tf.cast(seed * 1009 + self.salt, tf.int64), epoch])
-        windows = tf.random.experimental.stateless_shuffle(tf.constant(self.windows, tf.int64), key)
+        return self.deal(tf.constant(self.windows, tf.int64), tf.stack([tf.cast(seed * 1009 + self.salt, tf.int64), epoch]))
+
+    def deal(self, windows: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+        """The same for any int64 `windows` `[batches * slots, 2]`."""
+        windows = tf.random.experimental.stateless_shuffle(windows, key)
         # Sorted after the shuffle, windows of one length come in any order; then each stratum is dealt to the batches in any order.
         windows = tf.gather(windows, tf.argsort(windows[:, 1] - windows[:, 0], stable=True))
         slots = len(self.longest)
@@ -133,16 +181,16 @@ def _share(dealt: tf.Tensor, replica: int, replicas: int) -> tf.Tensor:
 
 
 class _Batches:
-    """Makes one replica's batch from the windows dealt to it."""
+    """Makes each replica's batch from the windows dealt to the `holders`, the replicas that share them."""
 
-    def __init__(self, sequences: Sequences, config: Config, deals: dict[str, _Deal], replicas: int) -> None:
+    def __init__(self, sequences: AnySequences, config: Config, deals: dict[str, _Deal], holders: range) -> None:
         loss, most = config.loss, config.model.max_length
         self.config = config
-        self.items = tf.constant(sequences.items, tf.int32)
+        self.holders = holders
         self.num_items = sequences.catalog.num_items
         self.users = "users" if "users" in deals else "examples"
-        # One layout serves all replicas: a slot holds the longest of what goes round.
-        longest = {name: np.clip(deal.longest[::-1][::replicas][::-1], 1, most) for name, deal in deals.items()}
+        # One layout serves all holders: a slot holds the longest of what goes round.
+        longest = {name: np.clip(deal.longest[::-1][:: len(holders)][::-1], 1, most) for name, deal in deals.items()}
         if loss.official_padding:  # pooled states see the padding: every history has a row of full length
             longest = {name: np.full_like(lengths, most) for name, lengths in longest.items()}
         capacities = dict(longest)
@@ -154,9 +202,9 @@ class _Batches:
         # An insert may make a view longer than any history.
         self.width = max(int(one.max()) for one in capacities.values())
         self.packings = {name: pack(one, self.width) for name, one in capacities.items()}
-        self.padding_share = self._padding_share(deals, replicas)
+        self.padding_share = self._padding_share(deals)
 
-    def _padding_share(self, deals: dict[str, _Deal], replicas: int) -> float:
+    def _padding_share(self, deals: dict[str, _Deal]) -> float:
         lengths = {name: np.minimum(deal.windows[:, 1] - deal.windows[:, 0], self.width) for name, deal in deals.items()}
         real = sum(float(part.sum()) for part in lengths.values())
         layouts = [self.packings[name].slot for name in deals]
@@ -166,20 +214,36 @@ class _Batches:
             real += 2 * float(np.mean(kept, axis=0).sum())
             layouts += [self.packings["view"].slot] * 2
         batches = next(iter(deals.values())).batches
-        return 1 - real / (batches * replicas * sum(layout.size for layout in layouts))
+        return 1 - real / (batches * len(self.holders) * sum(layout.size for layout in layouts))
 
-    def make(self, dealt: dict[str, tf.Tensor], key: tf.Tensor, shared_key: tf.Tensor) -> tuple[dict[str, Any], dict[str, tf.Tensor]]:
-        """(x, y) from the windows `[slots, 2]` of each part."""
-        rows = {
-            name: prepare_history(latest_items(self.items, part, self.width), self.config.model.max_length) for name, part in dealt.items()
-        }
+    def of_steps(self, dataset: tf.data.Dataset, replicas: int, shares: range) -> tf.data.Dataset:
+        """Batches from what `_steps` makes: the layouts of the `shares` out of all `replicas`, one below the other."""
+
+        def make(items: tf.Tensor, epoch: tf.Tensor, step: tf.Tensor, dealt: dict[str, tf.Tensor]) -> tuple[Any, Any]:
+            made = []
+            for replica in shares:
+                key = tf.stack([self.config.train.seed * 1_000_003 + epoch, (step * replicas + replica) * 100])
+                shared_key = tf.stack([key[0], step * 100 + 99])
+                place = self.holders.index(replica)
+                own = {name: _share(part, place, len(self.holders)) for name, part in dealt.items()}
+                made.append(self.make(items, own, key, shared_key))
+            return tf.nest.map_structure(lambda *share: tf.concat(share, axis=0), *made)
+
+        return dataset.map(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+
+    def make(
+        self, items: tf.Tensor, dealt: dict[str, tf.Tensor], key: tf.Tensor, shared_key: tf.Tensor
+    ) -> tuple[dict[str, Any], dict[str, tf.Tensor]]:
+        """(x, y) from the windows `[slots, 2]` of each part in `items`."""
+        most = self.config.model.max_length
+        rows = {name: prepare_history(latest_items(items, part, self.width), most) for name, part in dealt.items()}
         x = {name: _part(part, self.packings[name]) for name, part in rows.items()}
         windows = dealt["examples"]
         if self.users == "examples":
-            after = latest_items(self.items, windows + tf.constant([1, 1], tf.int64), self.width)
+            after = latest_items(items, windows + tf.constant([1, 1], tf.int64), self.width)
             target = _packed(after, x["examples"]["slot"], x["examples"]["distance"])
         else:
-            target = tf.where(windows[:, 0] == windows[:, 1], PADDING, tf.gather(self.items, windows[:, 1]))
+            target = tf.where(windows[:, 0] == windows[:, 1], PADDING, tf.gather(items, windows[:, 1]))
             after = target[:, None]
         if self.view_slots is not None:
             x["view_a"] = self._view(rows[self.users], key)

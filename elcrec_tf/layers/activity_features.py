@@ -54,6 +54,15 @@ class ActivityFeatures(keras.layers.Layer):
         return {**super().get_config(), "max_length": self.max_length, "bounds": list(self.bounds)}
 
 
-def quartile_bounds(lengths: np.ndarray) -> list[int]:
-    """The quartiles of users' history lengths, as `ActivityFeatures` takes them; fewer than three where some are equal."""
-    return np.unique(np.quantile(lengths, [0.25, 0.5, 0.75], method="lower")).astype(int).tolist() if len(lengths) else []
+def quartile_bounds(lengths: np.ndarray, users: np.ndarray) -> list[int]:
+    """The quartiles of users' history lengths, as `ActivityFeatures` takes them; fewer than three where some are equal.
+
+    Args:
+        lengths: `[n]`, never falling.
+        users: `[n]`, how many users have each.
+    """
+    reached = np.cumsum(users)
+    if not len(reached):
+        return []
+    places = np.arange(1, 4) * (reached[-1] - 1) // 4  # of all users in order; between two of them the lower one counts
+    return np.unique(lengths[np.searchsorted(reached, places, side="right")]).tolist()

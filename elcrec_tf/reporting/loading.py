@@ -11,6 +11,7 @@ from elcrec_tf import cli
 from elcrec_tf.config import Config
 from elcrec_tf.data.datasets import load_dataset
 from elcrec_tf.data.sequences import Sequences
+from elcrec_tf.data.shards import in_memory
 from elcrec_tf.errors import UserError
 from elcrec_tf.run_folder import RunFolder
 
@@ -65,7 +66,7 @@ def load_run(path: str, data_dir: str | None = None) -> Run:
 def _load_data(folder: RunFolder, config: Config, metrics: dict[str, Any], data_dir: str | None) -> Sequences:
     data = config.data if data_dir is None else dataclasses.replace(config.data, data_dir=data_dir)
     try:
-        sequences = load_dataset(data, config.simulator)
+        sequences = in_memory(load_dataset(data, config.simulator), "the report")
     except UserError as error:
         raise UserError(f"{folder.path}: the report needs the data set that the run was made with: {error}") from None
     if sequences.fingerprint != (folder.fingerprint() or metrics["fingerprint"]):

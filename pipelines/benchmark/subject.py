@@ -8,6 +8,7 @@ from typing import Any
 from elcrec_tf.config import Config
 from elcrec_tf.data.datasets import load_dataset
 from elcrec_tf.data.sequences import Sequences
+from elcrec_tf.data.shards import in_memory
 from pipelines.benchmark.synthetic import zipf_sequences
 
 
@@ -16,8 +17,10 @@ def config_of(spec: Mapping[str, Any]) -> Config:
 
 
 def sequences_of(spec: Mapping[str, Any], config: Config) -> Sequences:
-    """The data set of the configuration, or the one that `spec["synthetic"]` describes."""
-    return zipf_sequences(**spec["synthetic"]) if spec.get("synthetic") else load_dataset(config.data, config.simulator)
+    """The data set of the configuration, or the one that `spec["synthetic"]` describes. Raises `UserError` for one in shards."""
+    if spec.get("synthetic"):
+        return zipf_sequences(**spec["synthetic"])
+    return in_memory(load_dataset(config.data, config.simulator), "this benchmark")
 
 
 def catalogue_spec(items: int | None) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from elcrec_tf.config import PRESETS, Config, resolve
 from elcrec_tf.data.datasets import load_dataset
+from elcrec_tf.data.shards import in_memory
 from elcrec_tf.reporting.published import published_results
 from pipelines.reproduce.job import Job
 from pipelines.reproduce.ledger import Ledger, Row
@@ -44,7 +45,7 @@ class Subject:
     def load(flags: Mapping[str, Any], name: str | None = None, **fields: Any) -> Subject:
         """The data set that the configuration's `fields` name, over `flags`; raises `UserError` as `load_dataset` does."""
         config = resolve("default", flags={**flags, **fields})
-        sequences = load_dataset(config.data, config.simulator)
+        sequences = in_memory(load_dataset(config.data, config.simulator), "a table")
         return Subject(name or sequences.name, fields, sequences.fingerprint, sequences.num_users)
 
 

@@ -12,6 +12,7 @@ from elcrec_tf import cli
 from elcrec_tf.config import Config
 from elcrec_tf.data.datasets import load_dataset
 from elcrec_tf.data.sequences import Sequences
+from elcrec_tf.data.shards import in_memory
 from elcrec_tf.errors import UserError
 from elcrec_tf.files import write_json
 from elcrec_tf.run_folder import RunFolder
@@ -46,11 +47,11 @@ def run(job: Job, runs_dir: Path, ledger: Ledger) -> None:
 def imported_ranks(run_dir: Path, config: Config) -> np.ndarray:
     """Test ranks, `[users]`, of the best model of any run folder on the data set of `config`."""
     cli.import_tensorflow()
-    return _test_ranks(RunFolder(run_dir).load_model(), load_dataset(config.data, config.simulator), config)
+    return _test_ranks(RunFolder(run_dir).load_model(), in_memory(load_dataset(config.data, config.simulator), "a table"), config)
 
 
 def _sequences(job: Job) -> Sequences:
-    sequences = load_dataset(job.config.data, job.config.simulator)
+    sequences = in_memory(load_dataset(job.config.data, job.config.simulator), "a table")
     if sequences.fingerprint != job.fingerprint:
         raise UserError(f"the data of {job.config.data.dataset} has changed since this command started; start it again")
     return sequences

@@ -66,6 +66,23 @@ def test_events_are_chronological_and_ties_keep_the_order_of_the_file(tmp_path, 
     assert sequences.name == "test"
 
 
+def test_ties_by_item_id_do_not_depend_on_the_order_of_the_rows(tmp_path):
+    rows = [("u", "b", 5), ("u", "é", 5), ("u", "B", 5), ("u", "z", 1), ("u", "a10", 5), ("u", "a9", 5)]
+    for order in (rows, rows[::-1]):
+        path = write(tmp_path, "csv", dict(zip(("user", "item", "timestamp"), zip(*order, strict=True), strict=True)))
+        assert histories(read(path, ties="item")) == {"u": ["z", "B", "a10", "a9", "b", "é"]}
+    assert histories(read(path))["u"] == ["z", "a9", "a10", "B", "é", "b"]
+
+
+@pytest.mark.parametrize("ties", ["file", "item"])
+def test_repeated_rows_are_dropped_and_counted(tmp_path, ties):
+    columns = {"user": list("uuuuvvvu"), "item": list("abacabaa"), "timestamp": [1, 2, 1, 3, 1, 1, 1, 4]}
+    dropped = read(write(tmp_path, "csv", columns), ties=ties, repeats="drop")
+    # The a of u at 4 and the events of v repeat no event of u.
+    assert histories(dropped)["u"] == ["a", "b", "c", "a"] and dropped.dropped["repeated"] == 2
+    assert histories(read(write(tmp_path, "csv", columns), ties=ties))["u"] == ["a", "a", "b", "c", "a"]
+
+
 def test_columns_may_have_other_names_and_others_are_ignored(tmp_path):
     path = write(tmp_path, "csv", {"when": [3, 2, 1], "what": ["c", "b", "a"], "note": ["x", "", 'say ""hi"", twice'], "who": [7, 7, 7]})
     sequences = read(path, user_column="who", item_column="what", time_column="when")

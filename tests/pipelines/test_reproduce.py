@@ -24,6 +24,9 @@ from pipelines.reproduce.__main__ import main
 from pipelines.reproduce.flags import TABLES, make_parser
 from pipelines.reproduce.ledger import Ledger
 from pipelines.reproduce.perturb import some_users
+from pipelines.reproduce.scene import Subject
+from tests.prepared import write_shards
+from tests.toy import random_sequences
 
 ROOT = Path(elcrec_tf.__file__).parents[1]
 SIMULATED = "--datasets simulated --recipes simulated --sim-users 60 --sim-items 40 --sim-intents 4 --sim-events 8".split()
@@ -440,3 +443,9 @@ def test_a_command_that_is_killed_leaves_no_process_and_goes_on(places, results,
     assert f"epoch {begun + 1:>3}/15" in done.stderr and "epoch   1/15" not in done.stderr
     (row,) = Ledger(results).rows
     assert row["epochs"] == 15 and row["peak_memory_bytes"] > 0
+
+
+def test_data_in_shards_has_no_table(tmp_path):
+    write_shards(random_sequences(), tmp_path / "shards")
+    with pytest.raises(UserError, match="is in shards: a table needs a data set in memory"):
+        Subject.load({}, dataset=str(tmp_path / "shards"))
