@@ -38,13 +38,13 @@ class Ranker(keras.Model):
         }
 
     def rank(self, data: RankingData) -> dict[str, np.ndarray]:
-        """`rank` and `intent` of every user who has a target, in the order of the users."""
+        """What `call` gives but for the target, of every user who has one, in the order of the users."""
         with warnings.catch_warnings():
             # How many batches the users of shards make is known when they have been read.
             warnings.filterwarnings("ignore", "Your input ran out of data")
             outputs = self.predict(data.dataset, verbose=0)
-        rank, intent = data.in_order(outputs["target"], outputs["rank"], outputs["intent"])
-        return {"rank": rank, "intent": intent}
+        target = outputs.pop("target")
+        return dict(zip(outputs, data.in_order(target, *outputs.values()), strict=True))
 
 
 def output_model(model: ELCRec, *names: str) -> keras.Model:

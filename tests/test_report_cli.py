@@ -94,10 +94,12 @@ def expected_metrics(run, number=1):
     metrics = run.read_metrics()
     for split, values in (("test", metrics["test"]), ("validation", metrics["validation"])):
         yield from ((f"run-{number}/{split}/{name}", value) for name, value in values.items())
-    yield from ((f"run-{number}/baselines/popularity/{name}", value) for name, value in metrics["baselines"]["popularity"].items())
+    for baseline, values in metrics["baselines"].items():
+        yield from ((f"run-{number}/baselines/{baseline}/{name}", value) for name, value in values.items())
 
 
 def test_the_numbers_are_those_of_metrics_json(runs, page):
+    assert len(runs[0].read_metrics()["baselines"]) == 2
     shown = Page(page).metrics
     assert {of: value for of, value, _ in shown} == dict(expected_metrics(runs[0]))
     assert all(text == f"{value:.4f}" for _, value, text in shown)

@@ -65,6 +65,7 @@ class Answers(Ranker):
             "items": ops.where(best > -float("inf"), items, PADDING),
             "intents": intents,
             "cosines": cosines,
+            "target": inputs["target"],
         }
 
 
