@@ -55,7 +55,7 @@ class DataConfig(Group):
         "order of a user's events at the same time: as they stand in the file, or by item id, whatever the order of the rows",
         choices=("file", "item"),
     )
-    repeats: str = field(
+    repeated_rows: str = field(
         "keep", "keep or drop rows that repeat user, item and time of another one (a logger's retries, say)", choices=("keep", "drop")
     )
     item_metadata: str | None = field(

@@ -204,7 +204,7 @@ def test_help_says_that_columns_default_to_the_trained_ones(capsys):
     with pytest.raises(SystemExit, match="0"):
         recommend.main(["--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert text.count("(default: as in training") == 6
+    assert text.count("(default: as in training") == 8
     assert "(default: auto)" in text
 
 

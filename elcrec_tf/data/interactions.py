@@ -53,7 +53,7 @@ def log_events(table: Table, config: DataConfig) -> Events:
     """Events from a table with one interaction a row.
 
     Rows are filtered first, so that rows filtered out may lack a user, item or time. Ids become text; rows of a user are sorted by time,
-    ties as `config.ties` says. A repeated interaction counts as often as it occurs, unless `config.repeats` drops repeated rows. Items and
+    ties as `config.ties` says. A repeated interaction counts as often as it occurs, unless `config.repeated_rows` says otherwise. Items and
     users are numbered in the order in which the filtered rows name them.
 
     Raises:
@@ -65,7 +65,7 @@ def log_events(table: Table, config: DataConfig) -> Events:
     times = time_column(table, config.time_column)
     by_time = (_by_id(item_ids)[items], times, users) if config.ties == "item" else (times, users)
     order = np.lexsort(by_time)  # stable
-    if config.repeats == "drop":
+    if config.repeated_rows == "drop":
         repeated = _repeated(users, items, times)
         order = order[~repeated[order]]
         dropped = {**dropped, "repeated": int(repeated.sum())} if repeated.any() else dropped

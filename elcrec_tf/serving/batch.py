@@ -27,7 +27,7 @@ from elcrec_tf.errors import UserError
 from elcrec_tf.files import atomic_path
 from elcrec_tf.serving.answers import AnyRecommender
 
-READ_AS_TRAINED = ("user_column", "item_column", "time_column", "filter_column", "min_value", "keep_values", "ties", "repeats")
+READ_AS_TRAINED = ("user_column", "item_column", "time_column", "filter_column", "min_value", "keep_values", "ties", "repeated_rows")
 """The fields of `DataConfig` that an input takes over from the training data."""
 
 USERS_AT_A_TIME = 2048

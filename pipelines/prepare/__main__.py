@@ -22,7 +22,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the data set, under a path that all workers see")
     parser.add_argument("--overwrite", action="store_true", help="replace the data set in --output")
     columns = tuple(f"{role}_column" for role in ("user", "item", "time"))
-    cli.add_config_flags(parser, (DataConfig,), (*columns, "k_core", "repeats"), {"repeats": "drop"})
+    cli.add_config_flags(parser, (DataConfig,), (*columns, "k_core", "repeated_rows"), {"repeated_rows": "drop"})
     data = parser.add_argument_group("data set")
     data.add_argument("--split", choices=(LEAVE_ONE_OUT, BY_TIME), default=LEAVE_ONE_OUT, help=f"(default: {LEAVE_ONE_OUT})")
     data.add_argument("--validation-from", metavar="TIME", help="with --split time: what comes before it is trained on")
@@ -43,14 +43,14 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
     flags = cli.config_flags(arguments)
-    given = DataConfig(**{"repeats": "drop", **{name: flags[name] for name in flags if name != "format"}})
+    given = DataConfig(**{"repeated_rows": "drop", **{name: flags[name] for name in flags if name != "format"}})
     options = PrepareOptions(
         input=arguments.input,
         format=arguments.format,
         output=arguments.output,
         columns=(given.user_column, given.item_column, given.time_column),
         k_core=given.k_core,
-        repeats=given.repeats,
+        repeated_rows=given.repeated_rows,
         **{name: getattr(arguments, name) for name in _OWN},
     )
     console = cli.console()

@@ -67,7 +67,7 @@ def _write_rejects(rejects: DataFrame, folder: Path) -> dict[str, int]:
 
 def _filtered(good: DataFrame, options: PrepareOptions, work: Path, console: Console) -> tuple[DataFrame, dict[str, int]]:
     """The events that are kept, on disk, and how many were dropped for which reason."""
-    kept = steps.by_user(good, options.repeats == "drop")
+    kept = steps.by_user(good, options.repeated_rows == "drop")
     core = steps.k_core(kept, options.k_core, work).persist(StorageLevel.DISK_ONLY)
     long = steps.with_enough_events(core, options.fewest_events, options.k_core, work)
     if long is not core:

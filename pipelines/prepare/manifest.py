@@ -55,7 +55,7 @@ def write_manifest(
         "format": FORMAT,
         "schema": {"user": "bytes", "items": "int64 list, indices in the catalogue, oldest first", **(_POSITIONS if by_time else {})},
         "split": {"by": options.split, "validation_from": options.validation_from, "test_from": options.test_from},
-        "settings": {"k_core": options.k_core, "repeats": options.repeats, "ties": "item", "max_events": options.max_events},
+        "settings": {"k_core": options.k_core, "repeated_rows": options.repeated_rows, "ties": "item", "max_events": options.max_events},
         "times": dict(times),
         "users": sum(shard["users"] for shard in entries),
         "items": catalog.num_items,

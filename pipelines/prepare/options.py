@@ -20,7 +20,7 @@ class PrepareOptions:
         output: folder that the data set becomes; all workers have to see it under this path.
         columns: names of the user, item and time columns.
         k_core: drop users and items with fewer events, again and again until none is left to drop.
-        repeats: keep or drop rows that repeat user, item and time of another.
+        repeated_rows: keep or drop rows that repeat user, item and time of another.
         split: leave-one-out, or time.
         validation_from, test_from: times in the log's form: events before the first train, those from the second on test.
         max_events: latest events kept of a user; None keeps all.
@@ -34,7 +34,7 @@ class PrepareOptions:
     output: str
     columns: tuple[str, str, str] = ("user", "item", "timestamp")
     k_core: int = 5
-    repeats: str = "drop"
+    repeated_rows: str = "drop"
     split: str = LEAVE_ONE_OUT
     validation_from: str | None = None
     test_from: str | None = None

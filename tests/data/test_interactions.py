@@ -77,7 +77,7 @@ def test_ties_by_item_id_do_not_depend_on_the_order_of_the_rows(tmp_path):
 @pytest.mark.parametrize("ties", ["file", "item"])
 def test_repeated_rows_are_dropped_and_counted(tmp_path, ties):
     columns = {"user": list("uuuuvvvu"), "item": list("abacabaa"), "timestamp": [1, 2, 1, 3, 1, 1, 1, 4]}
-    dropped = read(write(tmp_path, "csv", columns), ties=ties, repeats="drop")
+    dropped = read(write(tmp_path, "csv", columns), ties=ties, repeated_rows="drop")
     # The a of u at 4 and the events of v repeat no event of u.
     assert histories(dropped)["u"] == ["a", "b", "c", "a"] and dropped.dropped["repeated"] == 2
     assert histories(read(write(tmp_path, "csv", columns), ties=ties))["u"] == ["a", "a", "b", "c", "a"]

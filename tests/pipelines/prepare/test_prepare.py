@@ -81,12 +81,12 @@ def content(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("repeats", ["drop", "keep"])
+@pytest.mark.parametrize("repeated_rows", ["drop", "keep"])
 @pytest.mark.parametrize("k_core", [1, 3])
-def test_spark_and_one_machine_make_the_same_sequences(prepared, tmp_path, repeats, k_core):
+def test_spark_and_one_machine_make_the_same_sequences(prepared, tmp_path, repeated_rows, k_core):
     path = write_csv(tmp_path / "log.csv", log())
-    alone = load_dataset(DataConfig(dataset=str(path), k_core=k_core, ties="item", repeats=repeats))
-    shards = prepared(path, k_core=k_core, repeats=repeats)
+    alone = load_dataset(DataConfig(dataset=str(path), k_core=k_core, ties="item", repeated_rows=repeated_rows))
+    shards = prepared(path, k_core=k_core, repeated_rows=repeated_rows)
     assert 10 < len(histories_of(alone)) and alone.num_events < 700
     assert histories_of(shards) == histories_of(alone)
     assert counts_of(shards) == counts_of(alone)
@@ -154,7 +154,7 @@ def test_an_extended_catalogue_keeps_the_indices_of_old_items(prepared, tmp_path
     assert added == sorted(added) and all(raw.startswith("new") or raw not in set(old.catalog.ids) for raw in added) and added
     odd = [index for index, raw in enumerate(old.catalog.ids) if int(raw) % 2]
     assert not new.catalog.counts[odd].any()
-    alone = load_dataset(DataConfig(dataset=str(tmp_path / "new.csv"), k_core=3, ties="item", repeats="drop"))
+    alone = load_dataset(DataConfig(dataset=str(tmp_path / "new.csv"), k_core=3, ties="item", repeated_rows="drop"))
     assert histories_of(new) == histories_of(alone)
 
 
