@@ -182,6 +182,7 @@ def test_two_workers_train_as_one_does(alone, tmp_path):
     assert not list(tmp_path.rglob(".*-*"))
 
 
+@pytest.mark.slow
 def test_two_workers_train_on_shards(tmp_path):
     """Each reads its own; what both rank between them is what the first one ranks alone at the end."""
     write_shards(random_sequences(num_users=60, num_items=60), tmp_path / "shards")

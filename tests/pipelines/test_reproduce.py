@@ -372,6 +372,7 @@ def in_process(monkeypatch):
     return started
 
 
+@pytest.mark.slow
 def test_a_run_cut_off_in_its_middle_goes_on_and_is_a_run_like_any_other(in_process, places, results, tmp_path, monkeypatch):
     arguments = ["comparison", *SIMULATED, *SMALL, "--epochs", "2", "--seeds", "1", *places]
     save, saved = RunFolder.save_checkpoint, []
