@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 
 from elcrec_tf.config_fields import Group, field
 from elcrec_tf.errors import UserError
+from elcrec_tf.files import read_json_object
 
 
 @dataclass(frozen=True)
@@ -398,16 +398,7 @@ def resolve(preset: str | None = None, file: str | Path | None = None, flags: Ma
     Raises:
         UserError: for an unknown preset, an unreadable file, unknown keys, or values out of bounds.
     """
-    values: dict[str, Any] = {}
-    if file is not None:
-        try:
-            values = json.loads(Path(file).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"{file}: cannot be read ({error.strerror}); --config takes a JSON file") from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{file}: is not valid JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise UserError(f"{file}: should hold a JSON object of groups, as a run's config.json does")
+    values = {} if file is None else read_json_object(file, "groups, as a run's config.json does")
     data = values.get("data", {})
     dataset = (flags or {}).get("dataset") or (data.get("dataset") if isinstance(data, dict) else None) or DataConfig().dataset
     name = preset or values.get("preset") or ("simulated" if dataset == "simulated" else "default")

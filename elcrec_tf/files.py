@@ -1,4 +1,4 @@
-"""Atomic writes: a file or folder appears under its name only when it is whole."""
+"""Atomic writes: a file or folder appears under its name only when it is whole. And JSON files that people write."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from elcrec_tf.errors import UserError
 
 
 @contextmanager
@@ -40,3 +42,16 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write indented JSON atomically. NaN is refused: JSON has none."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json_object(path: str | Path, expected: str) -> dict[str, Any]:
+    """Read a JSON file that holds an object. Raises `UserError`, which says what is `expected`, for anything else."""
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); it should be a JSON file") from None
+    except ValueError as error:  # broken JSON, or broken UTF-8
+        raise UserError(f"{path}: is not valid JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: should hold a JSON object of {expected}")
+    return values

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import typing
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import Any
 from elcrec_tf.config import GROUPS, Config
 from elcrec_tf.config_fields import field_types
 from elcrec_tf.errors import UserError
+from elcrec_tf.files import read_json_object
 from elcrec_tf.search_parameter import Parameter
 
 KNOWN: dict[str, dict[str, Any]] = {
@@ -117,15 +117,7 @@ def make_space(base: Config, entries: Mapping[str, Any], flags: Collection[str] 
 
 def read_space_file(file: str | Path) -> dict[str, Any]:
     """The entries of a space file, to be checked by `make_space`. Raises `UserError` when it is no JSON object."""
-    try:
-        entries = json.loads(Path(file).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: is not valid JSON: {error}") from None
-    if not isinstance(entries, dict):
-        raise UserError(f'{file}: should hold a JSON object of fields, as in {{"dropout": {{"low": 0.1, "high": 0.5}}}}')
-    return entries
+    return read_json_object(file, 'fields, as in {"dropout": {"low": 0.1, "high": 0.5}}')
 
 
 def _parameter(base: Config, name: str, entry: Mapping[str, Any], where: str) -> Parameter:
