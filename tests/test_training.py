@@ -116,6 +116,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(finished, sequences, tmp_path
     assert resumed.config() == TINY
 
 
+@pytest.mark.slow
 def test_a_resumed_run_with_centres_by_em_equals_an_uninterrupted_one(sequences, tmp_path):
     config = TINY.replace(intent_clustering="em", fusion="none", epochs=2)
     whole, resumed = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "resumed")
@@ -211,7 +212,7 @@ def test_early_stopping_keeps_patience(sequences, tmp_path):
         {"sequence_weight": 0.0, "intent_weight": 0.0, "cluster_weight": 0.0, "xla": "on"},
         {"activity_features": True, "dropout": 0.1, "augmentations": ("substitute", "insert", "dropout")},
         {"xla": "chains", "products": "bfloat16"},
-        {"xla": "chains", "examples": "prefixes", "score": "dot"},
+        pytest.param({"xla": "chains", "examples": "prefixes", "score": "dot"}, marks=pytest.mark.slow),
     ],
     ids=[
         "prefixes",
@@ -354,7 +355,7 @@ print("replicas trained", len(rows))
 @pytest.mark.parametrize(
     "options",
     [
-        {"xla": "chains"},
+        pytest.param({"xla": "chains"}, marks=pytest.mark.slow),  # what replicas share is tested by default elsewhere
         pytest.param({"examples": "prefixes", "next_item": "bce"}, marks=pytest.mark.slow),
         pytest.param({"next_item": "sampled_softmax", "num_negatives": 16}, marks=pytest.mark.slow),
         pytest.param({"xla": "chains", "examples": "prefixes"}, marks=pytest.mark.slow),
@@ -389,6 +390,7 @@ def test_keras_reads_the_best_model_without_this_package_naming_its_classes(fini
 # --- shards -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_on_shards_resumes_to_the_result_of_an_uninterrupted_one(tmp_path, monkeypatch):
     monkeypatch.setattr("elcrec_tf.data.shard_plan._STEPS", 3)
     shards = sharded(random_sequences(num_users=60, num_items=60), tmp_path / "shards")
