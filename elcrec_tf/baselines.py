@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import sparse
 
 from elcrec_tf.data.sequences import Sequences
-from elcrec_tf.data.splits import training_ranges
+from elcrec_tf.data.transitions import transition_counts
 from elcrec_tf.evaluation import score_ranks
 
 
@@ -20,13 +19,3 @@ def markov_chain_ranks(sequences: Sequences, split: str, batch_size: int = 256) 
     tie_breaker = popularity / (popularity.max() + 1)  # below 1, one transition
     transitions = transition_counts(sequences)
     return score_ranks(sequences, split, lambda latest: transitions[latest].toarray() + tie_breaker, batch_size)
-
-
-def transition_counts(sequences: Sequences) -> sparse.csr_array:
-    """How often each item (column) came right after each other one (row) in the training part, float64 `[num_items + 1, num_items + 1]`."""
-    _, ends = training_ranges(sequences)
-    user = np.repeat(np.arange(sequences.num_users), np.diff(sequences.offsets))
-    before = np.flatnonzero(np.arange(sequences.num_events) + 1 < ends[user])
-    size = sequences.catalog.num_items + 1
-    # Equal pairs are added up.
-    return sparse.csr_array((np.ones(len(before)), (sequences.items[before], sequences.items[before + 1])), shape=(size, size))

@@ -99,6 +99,11 @@ class ModelConfig(Group):
     )
     score: str = field("cosine", "how a state scores an item", choices=("dot", "cosine"))
     score_temperature: float = field(0.1, "start of the cosine score's learnable temperature", above=0)
+    memory_weight: float = field(
+        0.0,
+        "weight of a memory of counted transitions: it adds to an item's score how often it came after the latest items; 0 has none",
+        low=0,
+    )
     activity_features: bool = field(
         False,
         "add to the state that predicts what is known of a user's activity: length of the history (in powers of two) and its quartile",

@@ -30,7 +30,7 @@ class Ranker(keras.Model):
 
     def call(self, inputs: dict[str, Any]) -> dict[str, Any]:
         outputs = self.model.latest(inputs["history"])
-        scores = exclude_items(ops.cast(self.model.scores_of(outputs["user"]), "float32"), inputs["exclude"])
+        scores = exclude_items(ops.cast(self.model.scores_of(outputs["user"], inputs["history"]), "float32"), inputs["exclude"])
         return {
             "rank": target_ranks(scores, inputs["target"]),
             "intent": ops.cast(ops.argmax(outputs["intents"], axis=-1), "int32"),

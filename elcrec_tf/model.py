@@ -11,6 +11,7 @@ from elcrec_tf.config import Config
 from elcrec_tf.kernels import Kernels, using
 from elcrec_tf.layers.cluster_centers import ClusterCenters
 from elcrec_tf.layers.item_embedding import ItemEmbedding
+from elcrec_tf.layers.transition_memory import TransitionMemory
 from elcrec_tf.losses import bce_loss, elcm_assign, elcm_paper, nt_xent, sampled_softmax_loss, softmax_loss
 from elcrec_tf.masking import masked_mean, slot_mean, valid_mask
 from elcrec_tf.sequence_encoder import SequenceEncoder
@@ -32,6 +33,7 @@ class ELCRec(keras.Model):
         max_length, hidden_size, num_layers, num_heads, dropout, local_width: of the encoder.
         activity_bounds: of the encoder's activity features; None has none.
         score, score_temperature: of the score head, see `ItemEmbedding`.
+        memory_weight: of the `TransitionMemory` that adds to the scores; 0 has none.
         num_clusters: latent intents.
         retirable_clusters: whether training may take intents out of use (see `ClusterCenters`).
         intent_clustering: `"learned"`: the centres are trained, ELCM among the terms. `"em"`: they are not, and there is no ELCM term;
@@ -71,6 +73,7 @@ class ELCRec(keras.Model):
         activity_bounds: Sequence[int] | None = None,
         score: str = "cosine",
         score_temperature: float = 0.1,
+        memory_weight: float = 0.0,
         num_clusters: int = 256,
         retirable_clusters: bool = False,
         intent_clustering: str = "learned",
@@ -118,6 +121,7 @@ class ELCRec(keras.Model):
         self.item_embedding = items
         self.encoder = encoder
         self.cluster_centers = centers
+        self.transition_memory = self._memory(num_items, memory_weight)
         self.weights_of_terms = {
             "sequence": self._scalar("sequence_weight", sequence_weight),
             "intent": self._scalar("intent_weight", intent_weight),
@@ -125,6 +129,13 @@ class ELCRec(keras.Model):
         }
         self.temperature = self._scalar("temperature", temperature)
         self.term_means = {term: keras.metrics.Mean(name=term) for term in TERMS}
+
+    def _memory(self, num_items: int, weight: float) -> TransitionMemory | None:
+        if not weight:
+            return None
+        memory = TransitionMemory(num_items, weight, dtype="float32", name="transition_memory")
+        memory.build()
+        return memory
 
     def _scalar(self, name: str, value: float) -> Any:
         start = keras.initializers.Constant(value)
@@ -150,11 +161,14 @@ class ELCRec(keras.Model):
 
     def scores(self, history: Any) -> Any:
         """Score of every item for the next place in each history, `[batch, num_items + 1]`; column 0 (padding) means nothing."""
-        return self.scores_of(self(history, training=False)["user"])
+        return self.scores_of(self(history, training=False)["user"], history)
 
-    def scores_of(self, user: Any) -> Any:
-        """`scores` from user states `[batch, hidden_size]`."""
-        return ops.matmul(self.item_embedding.queries(user), ops.transpose(self.item_embedding.keys()))
+    def scores_of(self, user: Any, history: Any = None) -> Any:
+        """`scores` from user states `[batch, hidden_size]`, with what the transition memory, if any, adds for the histories."""
+        scores = ops.matmul(self.item_embedding.queries(user), ops.transpose(self.item_embedding.keys()))
+        if history is None or self.transition_memory is None:
+            return scores
+        return scores + ops.cast(self.transition_memory(history), scores.dtype)
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         if not isinstance(inputs, dict):
@@ -304,6 +318,7 @@ def build_model(config: Config, num_items: int, activity_bounds: Sequence[int] =
         activity_bounds=list(activity_bounds) if model.activity_features else None,
         score=model.score,
         score_temperature=model.score_temperature,
+        memory_weight=model.memory_weight,
         num_clusters=model.centers,
         retirable_clusters=model.auto_clusters,
         intent_clustering=model.intent_clustering,

@@ -27,6 +27,7 @@ from elcrec_tf.config import Config, DataConfig
 from elcrec_tf.data.pipeline import histories, probe_views, ranking_batches
 from elcrec_tf.data.shards import AnySequences, ShardedSequences, in_memory
 from elcrec_tf.data.training_data import training_batches
+from elcrec_tf.data.transitions import likeliest_successors
 from elcrec_tf.errors import UserError
 from elcrec_tf.evaluation import Ranker, output_model
 from elcrec_tf.hardware import cpu_multiplies_bfloat16, has_gpu
@@ -34,6 +35,7 @@ from elcrec_tf.intent_em import IntentEM
 from elcrec_tf.intents import kmeans
 from elcrec_tf.kernels import Kernels
 from elcrec_tf.layers.activity_features import quartile_bounds
+from elcrec_tf.layers.transition_memory import DECAY, STEPS, WIDTH
 from elcrec_tf.model import ELCRec, build_model
 from elcrec_tf.optimizer import FusedAdam
 from elcrec_tf.progress import ProgressCallback
@@ -43,6 +45,7 @@ from elcrec_tf.worker_training import ChiefCenters, SharedRanker, Team
 _Strategy: TypeAlias = "tf.distribute.Strategy | None"
 _PROBE_USERS = 1024
 _COUNTED_USERS = 4000
+_MEMORY = "--memory-weight"
 _PROBE_LENGTH = 20  # latest items: enough to compare views, at a fraction of an epoch's cost
 
 
@@ -100,6 +103,7 @@ def check_trainable(sequences: AnySequences, config: Config) -> None:
 
 def _check_streamable(shards: ShardedSequences, config: Config) -> None:
     needs_all_users = {
+        _MEMORY: config.model.memory_weight > 0,
         "--examples prefixes": config.loss.examples == "prefixes",
         "--intent-clustering em": config.model.intent_clustering == "em",
         "--augmentations substitute and insert": any(name in BY_SIMILARITY for name in config.augment.augmentations),
@@ -225,6 +229,8 @@ def new_model(sequences: AnySequences, config: Config, strategy: _Strategy = Non
         model.optimizer.build(model.trainable_variables)
     if config.model.centers_start == "kmeans" and config.model.intent_clustering == "learned":
         _start_centers(model, sequences, config)
+    if model.transition_memory is not None:
+        model.transition_memory.remember(*likeliest_successors(in_memory(sequences, _MEMORY), WIDTH, STEPS, DECAY))
     _choose_kernels(model, config, strategy)
     return model
 

@@ -1,16 +1,8 @@
 import numpy as np
 import pytest
 
-from elcrec_tf.baselines import markov_chain_ranks, transition_counts
+from elcrec_tf.baselines import markov_chain_ranks
 from tests.toy import random_sequences, sequences_of
-
-
-def test_transitions_by_hand():
-    """The last two events of each user count nowhere, and users do not run into each other."""
-    sequences = sequences_of([1, 2, 3, 1, 2, 3, 4], [2, 3, 2, 9, 9], [4, 1, 1])
-    expected = np.zeros((10, 10))
-    expected[1, 2], expected[2, 3], expected[3, 1], expected[3, 2] = 2, 2, 1, 1
-    np.testing.assert_array_equal(transition_counts(sequences).toarray(), expected)
 
 
 def test_ranks_by_hand():

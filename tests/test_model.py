@@ -407,6 +407,22 @@ def test_scores_are_those_of_the_last_state(model):
     np.testing.assert_allclose(model.scores(np.pad(HISTORY, [(0, 0), (1, 0)])), model.scores(HISTORY), **CLOSE)
 
 
+def test_a_memory_adds_to_the_scores_of_its_histories(tmp_path):
+    """And to nothing else; it is saved with the model, and no step changes it."""
+    plain, remembering = toy_model(), toy_model(memory_weight=0.5)
+    rng = np.random.default_rng(0)
+    memory = remembering.transition_memory
+    memory.remember(rng.integers(0, NUM_ITEMS + 1, memory.successors.shape), rng.random(memory.shares.shape))
+    added = np.asarray(memory(HISTORY))
+    assert (added > 0).any()
+    np.testing.assert_allclose(remembering.scores(HISTORY), plain.scores(HISTORY) + added, **CLOSE)
+    for name, value in plain(HISTORY).items():
+        np.testing.assert_array_equal(remembering(HISTORY)[name], value)
+    assert len(remembering.trainable_variables) == len(plain.trainable_variables)
+    remembering.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "model.keras").scores(HISTORY), remembering.scores(HISTORY))
+
+
 # --- activity features ------------------------------------------------------------------------------------------------
 
 
@@ -530,6 +546,7 @@ def test_build_model_takes_everything_from_the_configuration():
     changed = {"max_length": 7, "hidden_size": 12, "num_layers": 1, "num_heads": 3, "dropout": 0.25, "local_width": 4, "score": "dot"}
     changed |= {
         "score_temperature": 0.3,
+        "memory_weight": 0.75,
         "num_clusters": 5,
         "intent_clustering": "em",
         "intent_pooling": "last",

@@ -445,6 +445,7 @@ def test_the_number_of_intents_is_decided_on_a_sample_of_shards(tmp_path):
     ("fields", "named"),
     [
         ({"examples": "prefixes"}, "--examples prefixes"),
+        ({"memory_weight": 1.0}, "--memory-weight"),
         ({"intent_clustering": "em", "cluster_weight": 0.0}, "--intent-clustering em"),
         ({"augmentations": ("crop", "insert")}, "--augmentations substitute and insert"),
     ],

@@ -57,7 +57,7 @@ class Answers(Ranker):
 
     def call(self, inputs: dict[str, Any]) -> dict[str, Any]:
         outputs = self.model.latest(inputs["history"])
-        scores = exclude_items(ops.cast(self.model.scores_of(outputs["user"]), "float32"), inputs["exclude"])
+        scores = exclude_items(ops.cast(self.model.scores_of(outputs["user"], inputs["history"]), "float32"), inputs["exclude"])
         best, items = ops.top_k(scores, min(RECOMMENDATIONS, self.model.item_embedding.num_items))
         cosines, intents = ops.top_k(outputs["intents"], min(_TOP_INTENTS, self.model.cluster_centers.num_clusters))
         return {

@@ -77,10 +77,12 @@ class ServingModule(tf.Module):
         self._latest = model.latest
         self._queries = model.item_embedding.queries
         self._centers = model.cluster_centers.take
+        self._memory = model.transition_memory and model.transition_memory.call
         keys = tf.cast(model.item_embedding.keys(), tf.float32)
         similar = _similarity_index(unit(keys[1:]), min(self.top_k + 1, catalog.num_items))
         self._similar = similar.call
-        weights = (*model.encoder.weights, *model.cluster_centers.weights)
+        memory = model.transition_memory.weights if model.transition_memory else []
+        weights = (*model.encoder.weights, *model.cluster_centers.weights, *memory)
         self._variables = [*(weight.value for weight in weights), *similar.variables]
         self._keys = tf.Variable(keys, trainable=False, name="item_keys")
         self._ids = tf.constant(np.concatenate([[""], catalog.ids]).astype(object), tf.string)
@@ -158,12 +160,14 @@ class ServingModule(tf.Module):
         items = self._index.lookup(candidates)
         keys = tf.gather(self._keys, items)
         scores = tf.linalg.matvec(keys, self._query(prepared))
+        if self._memory:
+            scores += tf.gather(self._memory(prepared.history), items, batch_dims=1)
         scores = tf.where(prepared.fallback[:, None], tf.gather(self._popularity, items), scores)
         return {"scores": tf.where(items == PADDING, -np.inf, scores), "fallback": prepared.fallback}
 
     @tf.function(input_signature=[_HISTORY], autograph=False)
     def encode(self, history: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The user's embedding: its dot product with an item's key is the item's score.
+        """The user's embedding: its dot product with an item's key is the item's score, less what a transition memory adds.
 
         Returns:
             `embedding` float32 `[batch, size]`, zeros under the fallback; `fallback`.
@@ -242,6 +246,8 @@ class ServingModule(tf.Module):
         outputs = self._latest(prepared.history)
         queries = tf.cast(self._queries(outputs["user"]), tf.float32)
         scores = tf.matmul(queries, self._keys, transpose_b=True)
+        if self._memory:
+            scores += self._memory(prepared.history)
         intent = tf.argmax(outputs["intents"], axis=-1, output_type=tf.int32)
         scores = tf.where(prepared.fallback[:, None], self._popularity, scores)
         return scores, tf.where(prepared.fallback, NO_INTENT, intent)

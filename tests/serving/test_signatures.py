@@ -193,6 +193,25 @@ def test_score_gives_each_candidate_the_model_s_score(loaded, model, catalog):
     np.testing.assert_allclose(outputs["scores"].numpy()[0], expected, **CLOSE)
 
 
+def test_a_transition_memory_answers_too(catalog):
+    """What came after the latest items moves up in every signature that scores; histories without a known item are popularity's."""
+    model = tiny_model(catalog.num_items, memory_weight=2.0)
+    rng = np.random.default_rng(0)
+    memory = model.transition_memory
+    memory.remember(rng.integers(0, catalog.num_items + 1, memory.successors.shape), rng.random(memory.shares.shape) / 8)
+    signatures = ServingModule(model, catalog, TOP_K).signatures()
+    outputs = ask(signatures, HISTORIES)
+    for history, ids, scores in zip(HISTORIES, outputs["item_ids"], outputs["scores"], strict=True):
+        expected_ids, expected = by_hand(model, catalog, history, TOP_K)
+        assert ids == expected_ids
+        np.testing.assert_allclose(scores, expected, **CLOSE)
+    candidates = ["i9", "i3", "i1"]
+    scored = signatures["score"](history=tf.constant([["i3", "i2"], ["", "nobody"]]), candidates=tf.constant([candidates] * 2))
+    index = catalog.index(candidates)
+    np.testing.assert_allclose(scored["scores"][0], np.array(model.scores(padded(catalog.index(["i3", "i2"]), 6)))[0][index], **CLOSE)
+    assert scored["scores"][1].numpy().tolist() == [catalog.counts[item - 1] for item in index]
+
+
 def test_score_falls_back_to_popularity(loaded, catalog):
     outputs = loaded["score"](history=tf.constant([["nobody"]]), candidates=tf.constant([["i4", "nobody", "i2"]]))
     assert outputs["scores"].numpy().tolist() == [[catalog.counts[3], -np.inf, catalog.counts[1]]]
