@@ -150,6 +150,35 @@ class Validation(keras.callbacks.Callback):
         logs |= {f"val_{name}": value for name, value in ranking_metrics(result["rank"]).items()}
 
 
+class WeightAverage(keras.callbacks.Callback):
+    """Puts the moving average of the weights, which the optimizer keeps (`use_ema`), into the model at the end of an epoch, so that the
+    average is what is validated and saved, and the weights back before the next one.
+
+    While the average is in the model, the weights are where the optimizer keeps the average: a checkpoint holds both.
+
+    Args:
+        averaged: whether the average is in the model at the start, as in a checkpoint of an epoch's end.
+    """
+
+    def __init__(self, averaged: bool) -> None:
+        super().__init__()
+        self.averaged = averaged
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if self.averaged:
+            self._swap()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._swap()
+
+    def _swap(self) -> None:
+        self.averaged = not self.averaged
+        for weight, average in zip(self.model.trainable_variables, self.model.optimizer._model_variables_moving_average, strict=True):
+            values = keras.ops.convert_to_numpy(weight).copy()
+            weight.assign(average)
+            average.assign(values)
+
+
 class RunRecorder(keras.callbacks.Callback):
     """Writes history.csv, the checkpoint and the best model after each epoch, and stops when the metric no longer improves.
 

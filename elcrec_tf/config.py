@@ -231,6 +231,13 @@ class TrainConfig(Group):
     epochs: int = field(20, "most epochs", low=0)
     batch_size: int = field(256, "examples a batch", low=2)
     learning_rate: float = field(2e-3, "Adam's learning rate", above=0)
+    average_momentum: float = field(
+        0.0,
+        "validate and keep the moving average of the weights over the steps instead of the weights themselves, with this momentum; "
+        "0 averages nothing",
+        low=0,
+        below=1,
+    )
     patience: int = field(8, "epochs without a better validation metric before training stops", low=1)
     monitor: str = field(
         "NDCG@20", "validation metric that picks the best epoch", choices=("HR@5", "HR@10", "HR@20", "NDCG@5", "NDCG@10", "NDCG@20", "MRR")
@@ -286,6 +293,12 @@ class Config:
             raise UserError("model.intent_clustering em has a fixed number of intents: model.num_clusters should be a number, not auto")
         if self.model.auto_clusters and self.schedule.revive_below:
             raise UserError("schedule.revive_below keeps every intent in use, where model.num_clusters auto decides which are; set it to 0")
+        moved = self.model.auto_clusters or self.model.intent_clustering == "em" or self.schedule.revive_below
+        if self.train.average_momentum and moved:
+            raise UserError(
+                "train.average_momentum averages centres that training alone moves: it should be 0 with model.num_clusters auto, "
+                'model.intent_clustering "em" and schedule.revive_below'
+            )
         if self.loss.sequence_pooling == "flatten" and not self.loss.official_padding:
             raise UserError('loss.sequence_pooling "flatten" compares all positions, padding included: it needs loss.official_padding true')
 

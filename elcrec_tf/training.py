@@ -21,6 +21,7 @@ from elcrec_tf.callbacks import (
     RunRecorder,
     Snapshots,
     Validation,
+    WeightAverage,
 )
 from elcrec_tf.cluster_count import ClusterCount
 from elcrec_tf.config import Config, DataConfig
@@ -154,6 +155,7 @@ def fit_model(
     replicas = strategy.num_replicas_in_sync if strategy else 1
     data = training_batches(sequences, config, first_epoch, replicas, team.shares if team else None)
     progress = ProgressCallback(console, train.epochs, train.monitor)
+    averages = [WeightAverage(averaged=first_epoch > 0)] if train.average_momentum else []
     fit = functools.partial(team.fit, model) if team else functools.partial(model.fit, verbose=0, shuffle=False)
     try:
         fit(
@@ -161,7 +163,7 @@ def fit_model(
             steps_per_epoch=data.steps_per_epoch,
             epochs=train.epochs,
             initial_epoch=first_epoch,
-            callbacks=[*_callbacks(model, sequences, config, folder, recorder, team), progress],
+            callbacks=[*averages, *_callbacks(model, sequences, config, folder, recorder, team), progress],
         )
     finally:
         progress.close()
@@ -225,7 +227,9 @@ def new_model(sequences: AnySequences, config: Config, strategy: _Strategy = Non
     bounds = quartile_bounds(np.minimum(lengths - 1, config.model.max_length), users)  # of the items that the model sees
     with _scope(strategy):
         model = build_model(config, sequences.catalog.num_items, bounds)
-        model.compile(optimizer=adam(config.train.learning_rate), jit_compile=compiled == "on")
+        momentum = config.train.average_momentum
+        average = {"use_ema": True, "ema_momentum": momentum} if momentum else {}
+        model.compile(optimizer=adam(config.train.learning_rate, **average), jit_compile=compiled == "on")
         model.optimizer.build(model.trainable_variables)
     if config.model.centers_start == "kmeans" and config.model.intent_clustering == "learned":
         _start_centers(model, sequences, config)

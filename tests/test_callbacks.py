@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from elcrec_tf.callbacks import ContrastiveLossCallback, EpochSeeds, NanGuard, RunRecorder, Snapshots, best_epoch
+from elcrec_tf.callbacks import ContrastiveLossCallback, EpochSeeds, NanGuard, RunRecorder, Snapshots, WeightAverage, best_epoch
 from elcrec_tf.errors import UserError
 from elcrec_tf.kernels import Kernels
 from elcrec_tf.model import ELCRec
@@ -157,3 +157,24 @@ def test_snapshots_hold_users_embeddings_and_intents(tmp_path):
         assert list(snapshot["user_ids"]) == ["a", "b", "c", "d"]
         np.testing.assert_allclose(snapshot["embeddings"], np.asarray(model(HISTORY)["user"]), rtol=1e-5, atol=1e-6)
         np.testing.assert_array_equal(snapshot["intents"], np.asarray(model(HISTORY)["intents"]).argmax(-1))
+
+
+def test_the_average_of_the_weights_is_in_the_model_between_epochs_alone():
+    """`a <- 0.9 a + 0.1 w` after each step, from the weights of the first one. Training goes on from the weights, not from their average."""
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")])
+    model.compile(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9), loss="mse")
+    weights, shown = [], []
+    look = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda *_, **__: weights.append(model.layers[0].kernel.numpy().item()),
+        on_epoch_end=lambda *_, **__: shown.append(model.layers[0].kernel.numpy().item()),
+    )
+    ones = np.ones((4, 1), "float32")
+    model.fit(ones, 3 * ones, batch_size=2, epochs=2, verbose=0, callbacks=[WeightAverage(averaged=False), look])
+    steps = [1.0]
+    for _ in range(4):
+        steps.append(steps[-1] + 0.2 * (3 - steps[-1]))
+    np.testing.assert_allclose(weights, steps[1:], rtol=1e-5)
+    averages = [steps[1]]
+    for step in steps[2:]:
+        averages.append(0.9 * averages[-1] + 0.1 * step)
+    np.testing.assert_allclose(shown, averages[1::2], rtol=1e-5)

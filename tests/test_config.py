@@ -271,6 +271,7 @@ def test_the_number_of_intents_may_be_left_to_training():
     [
         ({"num_clusters": "many"}, "model.num_clusters should be a number or auto. Received: 'many'"),
         ({"num_clusters": 1}, "model.num_clusters should be at least 2"),
+        ({"num_clusters": "auto", "average_momentum": 0.9}, "train.average_momentum averages centres that training alone moves"),
         ({"num_clusters": "auto", "revive_below": 0.1}, "schedule.revive_below keeps every intent in use"),
     ],
 )

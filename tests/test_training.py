@@ -131,6 +131,20 @@ def test_a_resumed_run_with_centres_by_em_equals_an_uninterrupted_one(sequences,
     assert rows[0]["cluster"] == 0
 
 
+@pytest.mark.slow
+def test_a_resumed_run_with_averaged_weights_and_a_memory_equals_an_uninterrupted_one(sequences, tmp_path):
+    config = TINY.replace(epochs=2, average_momentum=0.9, memory_weight=1.0)
+    whole, resumed = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "resumed")
+    before = train_model(sequences, config, whole)
+    train_model(sequences, config.replace(epochs=1), resumed)
+    after = train_model(sequences, config, resumed, resume=True)
+    for ours, theirs in zip(curve(resumed), curve(whole), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+    history = np.int32([[0, 0, 3, 1]])
+    np.testing.assert_allclose(after.scores(history), before.scores(history), rtol=1e-4, atol=1e-4)
+    assert np.asarray(after.transition_memory.shares).any()
+
+
 def test_resuming_a_finished_run_trains_no_more(finished, sequences):
     folder, _ = finished
     before = folder.history_file.read_bytes()
