@@ -384,7 +384,7 @@ _PAPER: dict[str, Any] = {
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    # The best rankings found on validation (see pipelines/reproduce/NOTES.md); the contrastive losses bring nothing to it, and cost a third.
+    # The best rankings found on validation (see pipelines/reproduce/NOTES.md); the contrastive losses bring nothing to it.
     "best": {
         "local_width": 3,
         "memory_weight": 1.0,

@@ -160,7 +160,7 @@ def test_snapshots_hold_users_embeddings_and_intents(tmp_path):
 
 
 def test_the_average_of_the_weights_is_in_the_model_between_epochs_alone():
-    """`a <- 0.9 a + 0.1 w` after each step, from the weights of the first one. Training goes on from the weights, not from their average."""
+    """`a <- 0.9 a + 0.1 w` after each step, from the weights of the first one. Training goes on from the weights."""
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")])
     model.compile(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9), loss="mse")
     weights, shown = [], []
