@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from elcrec_tf import cli
+from elcrec_tf.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
+    from rich.console import Console
 
     from pipelines.abtest.audience import Audience
     from pipelines.abtest.policies import Policy
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 _PROGRAM = "python -m pipelines.abtest"
 _ANSWER = 100  # items asked for at once: what an export gives by default
+_BROKEN = 0.001  # a p-value of the sample ratio below this tells of a broken assignment
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -31,7 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
     for arm, role in (("A", "control"), ("B", "challenger")):
         parser.add_argument(f"model_{arm.lower()}", metavar=f"MODEL_{arm}", help=f"{role}: an exported model's folder, or one version's")
     test = parser.add_argument_group("experiment")
-    test.add_argument("--users", type=_number(int, 100), default=20_000, metavar="N", help="users of both arms (default: 20000)")
+    test.add_argument("--users", type=_number(int, 100), default=40_000, metavar="N", help="users of both arms (default: 40000)")
     test.add_argument("--k", type=_number(int, 1), default=10, metavar="N", help="items a page (default: 10)")
     test.add_argument("--seed", type=_number(int, 0), default=0, metavar="N", help="of users, arms and decisions (default: 0)")
     test.add_argument(
@@ -49,7 +52,6 @@ def main(argv: list[str]) -> int:
     from pipelines.abtest.analysis import compare
     from pipelines.abtest.audience import assigned, recruit
     from pipelines.abtest.report import make_report
-    from pipelines.abtest.statistics import sample_ratio_p
     from pipelines.abtest.visits import visit
     from pipelines.abtest.world import shared_world
     from pipelines.benchmark.report import check_plots, write_report
@@ -58,17 +60,22 @@ def main(argv: list[str]) -> int:
         check_plots()
     console = cli.console()
     world = shared_world([options.model_a, options.model_b])
+    if options.with_bounds and world.config.sim_drift:
+        raise UserError(
+            f"--with-bounds knows no drift, and these models' world has sim_drift {world.config.sim_drift:g}; leave the flag out"
+        )
     models, width, names = _load(options)
     audience = recruit(world.config, options.users, options.seed)
     arms = assigned(audience.user_ids, f"seed {options.seed}")
     console.print(f"A: {names[0]}\nB: {names[1]}{' (the same: an A/A test)' if names[0] == names[1] else ''}", soft_wrap=True)
-    ratio_p = _announce(console.print, audience, arms, sample_ratio_p)
+    ratio_p = _announce(console, audience, arms)
 
     def visits(policies: list[Policy], arms: np.ndarray) -> Totals:
         return visit(world.config, audience, policies, arms, options.k, width // options.k, options.seed)
 
-    totals = visits(models, arms)
-    bounds = {name: visits([policy], 0 * arms) for name, policy in _bounds(options, world, width)}
+    with console.status("users visit"):
+        totals = visits(models, arms)
+        bounds = {name: visits([policy], 0 * arms) for name, policy in _bounds(options, world, width)}
     report = make_report(compare(totals, arms, audience.groups), audience, bounds, options.detect)
     for table in report.tables:
         console.print(table.rich())
@@ -96,14 +103,16 @@ def _load(options: argparse.Namespace) -> tuple[list[Policy], int, list[str]]:
     return [saved_model(model, width) for model in models], width, [str(model.folder) for model in models]
 
 
-def _announce(say: Callable[[str], None], audience: Audience, arms: np.ndarray, test: Callable[[int, int], float]) -> float:
-    """Say who takes part, and whether the assignment is in order. Returns the p-value of that."""
+def _announce(console: Console, audience: Audience, arms: np.ndarray) -> float:
+    """Print who takes part, and whether the assignment is in order. Returns the p-value of that."""
+    from pipelines.abtest.statistics import sample_ratio_p
+
     in_b = int(arms.sum())
     in_a, new = len(arms) - in_b, sum(not history for history in audience.histories)
-    p = test(in_a, in_b)
-    verdict = "as equal chances give them" if p >= 0.001 else "NOT as equal chances give them: trust no result"
-    say(f"{len(arms):,} users, {new:,} of them new, {audience.sessions.sum():,} sessions")
-    say(f"sample ratio: {in_a:,} in A, {in_b:,} in B, {verdict} (p {p:.2g})")
+    p = sample_ratio_p(in_a, in_b)
+    verdict = "as equal chances give them" if p >= _BROKEN else "NOT as equal chances give them: trust no result"
+    console.print(f"{len(arms):,} users, {new:,} of them new, {audience.sessions.sum():,} sessions", soft_wrap=True)
+    console.print(f"sample ratio: {in_a:,} in A, {in_b:,} in B, {verdict} (p {p:.2g})", soft_wrap=True)
     return p
 
 

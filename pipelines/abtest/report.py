@@ -138,9 +138,11 @@ def _draw(figure: Figure, comparisons: Sequence[Comparison]) -> None:
             if one.metric is metric and one.lift:
                 percents = [100 * value for value in (one.lift.low, one.lift.value, one.lift.high)]
                 sure = one.lift.p < 0.05 if one.p_corrected is None else one.p_corrected < 0.05
-                axes.plot([percents[0], percents[2]], [one.group] * 2, color="C0" if sure else "0.6", linewidth=2)
+                row, colour = groups.index(one.group), "C0" if sure else "0.6"
+                axes.plot([percents[0], percents[2]], [row, row], color=colour, linewidth=2)
                 label = "p < .05 (groups: corrected)" if sure else "no significant lift"
-                axes.plot(percents[1], one.group, "o", color="C0" if sure else "0.6", label=label)
+                axes.plot(percents[1], row, "o", color=colour, label=label)
+        axes.set_yticks(range(len(groups)), groups)
         axes.set_ylim(len(groups) - 0.5, -0.5)
         axes.set_xlabel("lift of B over A, %")
     legend_below(figure)

@@ -74,11 +74,14 @@ class Lift:
         error = math.sqrt(a.relative_variance / a.users + b.relative_variance / b.users)
         p = two_proportion_p(a, b) if proportion else normal_p(log_ratio, error)
         low, high = (math.expm1(log_ratio + sign * _REACH * error) for sign in (-1, 1))
-        return Lift(math.expm1(log_ratio), low, high, p, _NEED * error, a.relative_variance + b.relative_variance)
+        return Lift(math.expm1(log_ratio), low, high, p, math.expm1(_NEED * error), a.relative_variance + b.relative_variance)
 
     def users_needed(self, lift: float) -> int | None:
-        """Users an arm with which a test finds `lift` with 80 % power at the 5 % level; None for a lift of 0, which none can find."""
-        return math.ceil(_NEED**2 * self.variance / lift**2) if lift else None
+        """Users an arm with which a test finds `lift` (above -1) with 80 % power at the 5 % level; None for 0, which none can find.
+
+        `(1.96 + 0.84)^2 variance / log(1 + lift)^2`: the textbook's two means, on the scale that is tested.
+        """
+        return math.ceil(_NEED**2 * self.variance / math.log1p(lift) ** 2) if lift else None
 
 
 def normal_p(estimate: float, error: float) -> float:
