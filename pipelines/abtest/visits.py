@@ -17,7 +17,6 @@ Page `n` of a user takes row `user` of random stream `n`, whatever the arm: equa
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,10 +56,9 @@ def visit(
     visitors, feed = _Visitors(config, audience), Feed(policies, arms, k, most_pages)
     left = audience.sessions.copy()
     pages, impressions, clicks = np.zeros((3, len(arms)), np.int64)
-    for number in itertools.count():
+    number = 0
+    while left.any():
         users = np.flatnonzero(left)
-        if not len(users):
-            return Totals(audience.sessions, pages, impressions, clicks)
         draws = np.random.default_rng([seed, number]).random((len(arms), 3 + k))[users]
         items = feed.next_page(users, visitors.histories)
         clicked = draws[:, 3:] < np.minimum(1.0, EAGERNESS * visitors.appeal(users, items)) / np.arange(1, k + 1)
@@ -76,6 +74,8 @@ def visit(
         visitors.move_on(users[moves], draws[moves, :2])
         feed.end_session(users[~stays])
         left[users[~stays]] -= 1
+        number += 1
+    return Totals(audience.sessions, pages, impressions, clicks)
 
 
 class _Visitors:
