@@ -194,6 +194,7 @@ def test_scaling(tmp_path, monkeypatch, capsys):
     assert "failed" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_catalogue(tmp_path, in_process, monkeypatch, capsys):
     monkeypatch.setattr(catalogue, "_SECONDS", 0.05)
     chosen = "--catalogue-sizes 150 --samplers mixed in-batch --num-negatives 8 --batch-size 32".split()
