@@ -45,6 +45,7 @@ from elcrec_tf.worker_training import ChiefCenters, SharedRanker, Team
 
 _Strategy: TypeAlias = "tf.distribute.Strategy | None"
 _PROBE_USERS = 1024
+_MANY_ITEMS = 100_000  # whose table is so large that updating all of it takes most of a step
 _COUNTED_USERS = 4000
 _MEMORY = "--memory-weight"
 _PROBE_LENGTH = 20  # latest items: enough to compare views, at a fraction of an epoch's cost
@@ -222,14 +223,15 @@ def new_model(sequences: AnySequences, config: Config, strategy: _Strategy = Non
     """An untrained model, ready to be fitted to `training_batches` of the same data, by the devices of `strategy`."""
     keras.utils.set_random_seed(config.train.seed)
     compiled = _xla(config, strategy)
-    adam = FusedAdam if compiled == "chains" else keras.optimizers.Adam
+    rate = config.train.learning_rate
+    touched = _updates_touched_rows(config, sequences.catalog.num_items, compiled)
     lengths, users = sequences.training_lengths
     bounds = quartile_bounds(np.minimum(lengths - 1, config.model.max_length), users)  # of the items that the model sees
     with _scope(strategy):
         model = build_model(config, sequences.catalog.num_items, bounds)
-        momentum = config.train.average_momentum
-        average = {"use_ema": True, "ema_momentum": momentum} if momentum else {}
-        model.compile(optimizer=adam(config.train.learning_rate, **average), jit_compile=compiled == "on")
+        average = {"use_ema": True, "ema_momentum": config.train.average_momentum} if config.train.average_momentum else {}
+        adam = FusedAdam(rate, touched, **average) if compiled == "chains" else keras.optimizers.Adam(rate, **average)
+        model.compile(optimizer=adam, jit_compile=compiled == "on")
         model.optimizer.build(model.trainable_variables)
     if config.model.centers_start == "kmeans" and config.model.intent_clustering == "learned":
         _start_centers(model, sequences, config)
@@ -246,6 +248,14 @@ def _xla(config: Config, strategy: _Strategy) -> str:
         return config.train.xla
     # On CPU, XLA's matrix products are slower than TensorFlow's: it compiles only what stands between them.
     return "on" if keras.backend.backend() == "jax" or has_gpu() else "chains"
+
+
+def _updates_touched_rows(config: Config, num_items: int, compiled: str) -> bool:
+    chosen = config.train.item_updates
+    if chosen == "touched" and compiled != "chains":
+        raise UserError(f"--item-updates touched needs --xla chains: here XLA compiles {compiled}, and a step has one shape for all rows")
+    sampled = config.loss.next_item != "softmax"
+    return chosen == "touched" or (chosen == "auto" and sampled and num_items > _MANY_ITEMS and compiled == "chains")
 
 
 def _choose_kernels(model: ELCRec, config: Config, strategy: _Strategy) -> None:
