@@ -21,7 +21,7 @@ LAYERS = (
     ("sequence_encoder",),
     ("model",),
     ("run_folder", "official", "evaluation", "progress"),
-    ("callbacks", "baselines", "cluster_count", "intent_em", "search_folder", "worker_training"),
+    ("callbacks", "baselines", "cluster_count", "intent_em", "search_folder", "warm_start", "worker_training"),
     ("training", "results"),
     ("recovery", "retrieval", "serving."),
     ("tuning", "tuning_oracles", "tuning_workers", "tuning_plots", "tuning_report", "reporting."),

@@ -1,0 +1,54 @@
+"""Which items stand near each other in the training data: where a warm start places new ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+from scipy import sparse
+
+from elcrec_tf.data.shard_stream import users_of
+from elcrec_tf.data.shards import AnySequences, ShardedSequences
+from elcrec_tf.data.splits import training_ranges
+
+REACH = 5
+"""Events between two neighbours, at most; nearer ones count more."""
+_USERS = 4096  # of a block of shards
+
+
+def item_neighbors(sequences: AnySequences, wanted: np.ndarray, known: np.ndarray) -> sparse.csr_array:
+    """How near the known items stand to each wanted one: the sum of `1 / distance` over the places of all users' training parts where the
+    two are at most `REACH` events apart.
+
+    Held-out events count nowhere. Memory grows with the pairs found, not with the data.
+
+    Args:
+        sequences: all users.
+        wanted, known: bool `[num_items + 1]`, by item index. An item may be both; it is no neighbour of its own.
+
+    Returns:
+        float64 `[num_items + 1, num_items + 1]`, rows of wanted items, columns of known ones.
+    """
+    near = sparse.csr_array((len(wanted), len(known)))
+    for items, lengths in _training_parts(sequences):
+        user = np.repeat(np.arange(len(lengths)), lengths)
+        for distance in range(1, REACH + 1):
+            together = (user[:-distance] == user[distance:]) & (items[:-distance] != items[distance:])
+            earlier, later = items[:-distance][together], items[distance:][together]
+            for item, other in ((earlier, later), (later, earlier)):
+                pair = wanted[item] & known[other]
+                near += sparse.csr_array((np.full(pair.sum(), 1 / distance), (item[pair], other[pair])), shape=near.shape)
+    return near
+
+
+def _training_parts(sequences: AnySequences) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Blocks of users: (their items one after the other, how many each has)."""
+    if isinstance(sequences, ShardedSequences):
+        users = users_of(sequences, sequences.files()).map(lambda user: user["items"][: user["positions"][0]], tf.data.AUTOTUNE)
+        for block in users.ragged_batch(_USERS):
+            yield block.flat_values.numpy(), block.row_lengths().numpy()
+        return
+    starts, ends = training_ranges(sequences)
+    user = np.repeat(np.arange(sequences.num_users), np.diff(sequences.offsets))
+    yield sequences.items[np.arange(sequences.num_events) < ends[user]], ends - starts
