@@ -40,7 +40,7 @@ class DriftingConfig(Group):
     user_days: float = field(60.0, "mean number of days that a user stays", low=1)
     activity: float = field(0.7, "mean number of events of a user a day", above=0, high=10)
     items: int = field(600, "items on the first day; at least two an intent", low=10)
-    new_items: int = field(5, "items that join living intents each day", low=0)
+    items_a_day: int = field(5, "items that join living intents each day", low=0)
     intents: int = field(24, "living intents", low=2)
     turnover_days: int = field(4, "days after which one intent dies and another appears; 0 never", low=0)
     moving_items: float = field(0.005, "share of the items that move to another intent each day", low=0, high=1)
@@ -162,7 +162,7 @@ class _World:
         living = self._living()
         moving = (rng.random(len(self.home)) < config.moving_items) & np.isin(self.home, living)
         self.home[moving] = rng.choice(living, int(moving.sum()))
-        self._add_items(rng.choice(living, config.new_items))
+        self._add_items(rng.choice(living, config.items_a_day))
         self.here &= rng.random(len(self.here)) >= 1 / config.user_days
         self._add_users(int(rng.poisson(config.users / config.user_days)))
 

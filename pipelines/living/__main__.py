@@ -107,13 +107,15 @@ def _updates(options: argparse.Namespace, drifting: DriftingConfig, argv: list[s
 def _report(options: argparse.Namespace, rows: Any, settings: dict[str, Any], argv: list[str], console: Any) -> None:
     from pipelines.benchmark import machine
     from pipelines.benchmark.report import write_report
+    from pipelines.living.methods import METHODS
     from pipelines.living.report import make_report
 
     described = machine.describe([])
     command = shlex.join([*PROGRAM.split(), *argv])
     report = make_report(rows, options.methods)
     about = {"command": command, "machine": described, "settings": settings}
-    write_report(report, about, [f"`{command}`", f"{machine.summary(described)}."], options.output_dir, "updates", not options.no_plot)
+    heading = [f"`{command}`", f"{machine.summary(described)}.", *(f"- {name}: {METHODS[name]}" for name in options.methods)]
+    write_report(report, about, heading, options.output_dir, "updates", not options.no_plot)
     for table in report.tables:
         console.print(table.rich())
     console.print(f"written to {options.output_dir}", soft_wrap=True)

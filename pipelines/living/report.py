@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipelines.benchmark.report import Report, Table, number
-from pipelines.living.methods import METHODS
 from pipelines.living.questions import GROUPS
 from pipelines.reproduce.figures import legend_below, panels
 from pipelines.reproduce.significance import Spread
@@ -26,14 +25,13 @@ def make_report(rows: Rows, methods: Sequence[str]) -> Report:
     lines = [
         (
             method,
-            METHODS[method],
             *(summary[method][group].text() for group in GROUPS),
             number(summary[method]["seconds"].mean),
             number(summary[method]["epochs"].mean),
         )
         for method in methods
     ]
-    columns = ("", "every day", *GROUPS, "seconds a day", "epochs")
+    columns = ("", *GROUPS, "seconds a day", "epochs")
     by_day = {method: [_mean(rows, method, day, "all") for day in days] for method in methods}
     daily = [(str(day), *(f"{by_day[method][place]:.4f}" for method in methods)) for place, day in enumerate(days)]
     tables = [
