@@ -9,7 +9,7 @@ from elcrec_tf import cli
 from elcrec_tf.errors import UserError
 from elcrec_tf.files import write_json
 
-SAME_INTENT = 0.7
+SAME_INTENT = 0.5
 LEAST_SHARE = 0.1
 
 

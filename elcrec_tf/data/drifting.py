@@ -36,14 +36,14 @@ class DriftingConfig(Group):
 
     GROUP: typing.ClassVar[str] = "drifting"
 
-    users: int = field(2000, "users on the first day; as many come as go", low=1)
+    users: int = field(1500, "users on the first day; as many come as go", low=1)
     user_days: float = field(60.0, "mean number of days that a user stays", low=1)
     activity: float = field(0.7, "mean number of events of a user a day", above=0, high=10)
     items: int = field(600, "items on the first day; at least two an intent", low=10)
-    items_a_day: int = field(5, "items that join living intents each day", low=0)
+    items_a_day: int = field(8, "items that join living intents each day", low=0)
     intents: int = field(24, "living intents", low=2)
-    turnover_days: int = field(4, "days after which one intent dies and another appears; 0 never", low=0)
-    moving_items: float = field(0.005, "share of the items that move to another intent each day", low=0, high=1)
+    turnover_days: int = field(3, "days after which one intent dies and another appears; 0 never", low=0)
+    moving_items: float = field(0.01, "share of the items that move to another intent each day", low=0, high=1)
     trend: float = field(0.1, "standard deviation of the daily change of an item's log popularity", low=0)
     switch: float = field(0.1, "probability that a user's intent switches from one event to the next", low=0, high=1)
     noise: float = field(0.1, "share of events that follow no intent", low=0, high=1)

@@ -32,7 +32,8 @@ class World:
     """What the methods share: the log, the first day that is not in the first model's data, the runs' folder, and the settings. The days
     are to be measured one after the other: a warm start goes on from the day before.
 
-    `update_epochs` are those of an update; `config.train.epochs` and its patience those of training from nothing.
+    `update_epochs` are those of an update, and `update_learning_rate` that of a warm start; `config.train` has those of training from
+    nothing.
     """
 
     log: DailyLog
@@ -40,6 +41,7 @@ class World:
     folder: Path
     config: Config
     update_epochs: int
+    update_learning_rate: float
     console: Console
 
     def run(self, method: str, day: int) -> RunFolder:
@@ -74,12 +76,14 @@ class World:
         if method == "short":
             return {"epochs": self.update_epochs}
         parent = self.run(method, day - 1) if day - 1 > self.first_update else self.first_run
-        return {"epochs": self.update_epochs, "warm_start": str(parent.path)}
+        return {"epochs": self.update_epochs, "learning_rate": self.update_learning_rate, "warm_start": str(parent.path)}
 
     def _train(self, folder: RunFolder, first: int, day: int, **changes: Any) -> dict[str, Any]:
         """A run on the days from `first` on, before `day`; one that was cut off goes on. Seconds are those of its epochs."""
         self.console.print(f"{folder.path.parent.name}/{folder.path.name}", soft_wrap=True)
         sequences = self.log.between(first, day - 1).sequences("log")
+        if first:  # the catalogue holds what it held before, as it does with pipelines.prepare --catalog
+            sequences = sequences.with_catalog(self.log.between(0, day - 1).sequences("log").catalog)
         train_model(sequences, self.config.replace(**changes), folder, resume=folder.exists, console=self.console)
         rows = folder.read_history()
         best = best_epoch(rows, f"val_{self.config.train.monitor}")
