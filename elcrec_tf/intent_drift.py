@@ -44,8 +44,8 @@ def rotation(old: np.ndarray, new: np.ndarray) -> np.ndarray:
 
 
 def match_intents(old: np.ndarray, new: np.ndarray, old_alive: np.ndarray, new_alive: np.ndarray, same: float) -> IntentDrift:
-    """Pair the centres so that the sum of their cosines is the largest (the Hungarian method), and call a pair the same intent from the
-    cosine `same` on.
+    """Pair the centres so that the sum of the cosines is the largest (the Hungarian method), where only pairs with a cosine of `same` or
+    more are pairs and count: those are the same intent.
 
     Args:
         old, new: `[k, size]` and `[l, size]` unit vectors in one space.
@@ -54,7 +54,7 @@ def match_intents(old: np.ndarray, new: np.ndarray, old_alive: np.ndarray, new_a
     """
     olds, news = np.flatnonzero(old_alive), np.flatnonzero(new_alive)
     cosines = old[olds] @ new[news].T
-    pairs = zip(*linear_sum_assignment(-cosines), strict=True)
+    pairs = zip(*linear_sum_assignment(-np.where(cosines >= same, cosines, 0)), strict=True)
     kept = [Match(int(olds[row]), int(news[column]), float(cosines[row, column])) for row, column in pairs if cosines[row, column] >= same]
     kept.sort(key=lambda match: match.cosine)
     died = sorted(set(olds.tolist()) - {match.old for match in kept})

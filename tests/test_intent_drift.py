@@ -37,7 +37,14 @@ def test_a_pair_below_the_threshold_is_one_that_died_and_one_that_appeared():
     new = np.eye(4)[[0, 1, 3]]
     found = match_intents(old, new, everything(old), everything(new), same=0.5)
     assert (found.died, found.appeared) == ([2], [2])
-    assert len(match_intents(old, new, everything(old), everything(new), same=-1.0).kept) == 3
+    assert len(match_intents(old, new, everything(old), everything(new), same=-1.0).kept) == 3  # 0 is no less
+
+
+def test_an_intent_that_turned_around_costs_no_other_its_match():
+    old = centers()
+    new = old * np.array([[-1], [1], [1], [1], [1]])
+    found = match_intents(old, new, everything(old), everything(new), same=0.5)
+    assert {match.old: match.new for match in found.kept} == {1: 1, 2: 2, 3: 3, 4: 4}
 
 
 def test_centres_without_users_are_no_intents():
