@@ -36,7 +36,7 @@ class DriftingConfig(Group):
 
     GROUP: typing.ClassVar[str] = "drifting"
 
-    users: int = field(1500, "users on the first day; as many come as go", low=1)
+    users: int = field(1000, "users on the first day; as many come as go", low=1)
     user_days: float = field(60.0, "mean number of days that a user stays", low=1)
     activity: float = field(0.7, "mean number of events of a user a day", above=0, high=10)
     items: int = field(600, "items on the first day; at least two an intent", low=10)

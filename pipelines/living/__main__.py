@@ -31,12 +31,13 @@ def make_parser() -> argparse.ArgumentParser:
     cli.add_config_flags(log, (DriftingConfig,))
     updates = commands.add_parser(
         "updates",
-        help="day by day: a stale model, warm starts, models from scratch",
+        help="compare a stale model with warm starts and models from scratch, update by update",
         formatter_class=parser.formatter_class,
         allow_abbrev=False,
     )
     updates.add_argument("--first-update", type=int, default=28, metavar="DAY", help="the first model has the days before (default: 28)")
     updates.add_argument("--days", type=int, default=7, metavar="N", help="days of updates (default: 7)")
+    updates.add_argument("--every", type=int, default=1, metavar="DAYS", help="days between updates (default: 1)")
     updates.add_argument("--update-epochs", type=int, default=2, metavar="N", help="epochs of an update (default: 2)")
     updates.add_argument("--update-learning-rate", type=float, metavar="X", help="of a warm start (default: --learning-rate)")
     updates.add_argument("--seeds", type=int, default=1, metavar="N", help="simulated worlds, from --world-seed on (default: 1)")
@@ -75,16 +76,18 @@ def _log(options: argparse.Namespace, drifting: DriftingConfig) -> int:
 
 
 def _updates(options: argparse.Namespace, drifting: DriftingConfig, argv: list[str]) -> int:
-    for name in ("first_update", "days", "update_epochs", "seeds"):
+    for name in ("first_update", "days", "every", "update_epochs", "seeds"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} should be at least 1. Received: {getattr(options, name)}")
+    if options.every > options.days:
+        raise UserError(f"--every {options.every} leaves no update in --days {options.days}")
     from pipelines.benchmark.journal import Journal
     from pipelines.benchmark.report import check_plots
 
     if not options.no_plot:
         check_plots()
     config = resolve("simulated", flags={**_DEFAULTS, **cli.config_flags(options)})
-    settings = {name: getattr(options, name) for name in ("first_update", "days", "update_epochs")}
+    settings = {name: getattr(options, name) for name in ("first_update", "days", "every", "update_epochs")}
     rate = config.train.learning_rate if options.update_learning_rate is None else options.update_learning_rate
     settings["update_learning_rate"] = rate
     settings |= {"drifting": dataclasses.asdict(drifting), "config": config.to_dict()}
@@ -96,11 +99,11 @@ def _updates(options: argparse.Namespace, drifting: DriftingConfig, argv: list[s
 
     rows: dict[tuple[int, int, str], dict[str, Any]] = {}
     for seed in range(drifting.world_seed, drifting.world_seed + options.seeds):
-        log = simulate_days(dataclasses.replace(drifting, world_seed=seed), options.first_update + options.days + 1)
+        log = simulate_days(dataclasses.replace(drifting, world_seed=seed), options.first_update + options.days + options.every)
         folder = options.output_dir / "runs" / f"seed-{seed}"
-        world = World(log, options.first_update, folder, config, options.update_epochs, rate, console)
+        world = World(log, options.first_update, folder, config, options.every, options.update_epochs, rate, console)
         journal.measure(f"seed {seed}, first model", world.measure_first)
-        for day in range(options.first_update + 1, options.first_update + options.days + 1):
+        for day in range(options.first_update + options.every, options.first_update + options.days + 1, options.every):
             for method in options.methods:
                 key = f"seed {seed}, day {day}, {method}"
                 rows[seed, day, method] = journal.measure(key, lambda: world.measure(method, day))  # noqa: B023 - called at once

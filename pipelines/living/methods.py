@@ -18,21 +18,21 @@ from pipelines.living.questions import Questions
 
 METHODS = {
     "stale": "the first model, never updated",
-    "warm": "warm start from the day before, all events",
-    "warm-week": "warm start from the day before, the latest week's events alone",
+    "warm": "warm start from the model before, all events",
+    "warm-week": "warm start from the model before, the latest week's events alone",
     "short": "from scratch, as many epochs as a warm start",
     "scratch": "from scratch, until validation no longer improves",
 }
-"""The methods: what is done every day."""
+"""The methods: what an update is."""
 WEEK = 7
 
 
 @dataclass(frozen=True, eq=False)
 class World:
     """What the methods share: the log, the first day that is not in the first model's data, the runs' folder, and the settings. The days
-    are to be measured one after the other: a warm start goes on from the day before.
+    are to be measured one after the other: a warm start goes on from the one before.
 
-    `update_epochs` are those of an update, and `update_learning_rate` that of a warm start; `config.train` has those of training from
+    Updates come `every` so many days; `update_epochs` are those of an update, and `update_learning_rate` that of a warm start; `config.train` has those of training from
     nothing.
     """
 
@@ -40,6 +40,7 @@ class World:
     first_update: int
     folder: Path
     config: Config
+    every: int
     update_epochs: int
     update_learning_rate: float
     console: Console
@@ -58,13 +59,13 @@ class World:
         return self._train(self.first_run, 0, self.first_update)
 
     def measure(self, method: str, day: int) -> dict[str, Any]:
-        """Train by a method on the data before `day`, unless it is "stale", and ask for the events of the day."""
+        """Train by a method on the data before `day`, unless it is "stale", and ask for the events until the next update."""
         folder = self.first_run if method == "stale" else self.run(method, day)
         training = {"seconds": 0.0, "epochs": 0, "best_epoch": 0}
         if method != "stale":
             first = max(day - WEEK, 0) if method == "warm-week" else 0
             training = self._train(folder, first, day, **self._changes(method, day))
-        questions = Questions.of(self.log, day, self.first_update)
+        questions = Questions.of(self.log, day, day + self.every - 1, self.first_update)
         metrics = questions.metrics(questions.ranks(folder.load_model(), folder.catalog()))
         keras.backend.clear_session()
         return {**training, "cold": questions.cold, "first_events": questions.first, "metrics": metrics}
@@ -75,7 +76,8 @@ class World:
             return {}
         if method == "short":
             return {"epochs": self.update_epochs}
-        parent = self.run(method, day - 1) if day - 1 > self.first_update else self.first_run
+        before = day - self.every
+        parent = self.run(method, before) if before > self.first_update else self.first_run
         return {"epochs": self.update_epochs, "learning_rate": self.update_learning_rate, "warm_start": str(parent.path)}
 
     def _train(self, folder: RunFolder, first: int, day: int, **changes: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The next day's events as questions to a model, and the ranks that it gives their items."""
+"""The events of the next days as questions to a model, and the ranks that it gives their items."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ GROUPS = ("all", "old users", "new users", "old items", "new items")
 
 @dataclass(frozen=True, eq=False)
 class Questions:
-    """A day's events of users who have a history: which item comes, after all that the user did before, that morning included?
+    """Some days' events of users who have a history: which item comes, after all that the user did before, these days included?
 
     Attributes:
         items: `[n]` raw ids of all events of these users, each user's in the order of time.
         windows: int64 `[questions, 2]`: the history is `items[start:stop]`, the target `items[stop]`.
         groups: bool `[questions]` by name of `GROUPS`. Old users and items have events in the first model's data. Cold targets, which have
-            no event before the day, are in none of the groups.
+            no event before these days, are in none of the groups.
         cold, first: how many events have a cold target, and how many are a user's first (no question).
     """
 
@@ -38,13 +38,13 @@ class Questions:
     first: int
 
     @staticmethod
-    def of(log: DailyLog, day: int, first_update: int) -> Questions:
-        """The questions of a `day`; the first model's data ends before the day `first_update`."""
-        log = log.between(0, day)
+    def of(log: DailyLog, day: int, last: int, first_update: int) -> Questions:
+        """The questions of the days from `day` to `last`; the first model's data ends before the day `first_update`."""
+        log = log.between(0, last)
         order = np.lexsort((log.times, log.users))
         users, items, days = log.users[order], log.items[order], log.days[order]
         starts = np.searchsorted(users, users)
-        events = np.flatnonzero(days == day)
+        events = np.flatnonzero(days >= day)
         asked = events[starts[events] < events]
         before, beginning = days < day, days < first_update
         warm = np.isin(items[asked], items[before])

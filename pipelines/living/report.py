@@ -1,4 +1,4 @@
-"""Tables and plot of the daily updates."""
+"""Tables and plot of the updates."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Rows = Mapping[tuple[int, int, str], Mapping[str, Any]]
 
 
 def make_report(rows: Rows, methods: Sequence[str]) -> Report:
-    """A metric by method and group of events, the mean of the days, with its spread over the seeds; seconds; the metric by day."""
+    """A metric by method and group of events, the mean of the updates, with its spread over the seeds; seconds; the metric by day."""
     days = sorted({day for _, day, _ in rows})
     summary = {method: _summary(rows, method) for method in methods}
     lines = [
@@ -31,11 +31,11 @@ def make_report(rows: Rows, methods: Sequence[str]) -> Report:
         )
         for method in methods
     ]
-    columns = ("", *GROUPS, "seconds a day", "epochs")
+    columns = ("", *GROUPS, "seconds an update", "epochs")
     by_day = {method: [_mean(rows, method, day, "all") for day in days] for method in methods}
     daily = [(str(day), *(f"{by_day[method][place]:.4f}" for method in methods)) for place, day in enumerate(days)]
     tables = [
-        Table(f"{METRIC} on the next day's events", columns, lines),
+        Table(f"{METRIC} on the events until the next update", columns, lines),
         Table(f"{METRIC} by day, all events", ("day", *methods), daily),
         Table("events", ("day", *_COUNTS), [(str(day), *_counts(rows, day)) for day in days]),
     ]
@@ -93,5 +93,5 @@ def _draw(figure: Figure, rows: Rows, methods: Sequence[str]) -> None:
             else:
                 summary = _summary(rows, method)
                 axes.scatter(summary["seconds"].mean, summary["all"].mean, color=f"C{place}", label=method)
-                axes.set(xlabel="seconds of training a day", ylabel=f"{METRIC}, all events")
+                axes.set(xlabel="seconds of training an update", ylabel=f"{METRIC}, all events")
     legend_below(figure)

@@ -27,7 +27,7 @@ def log_of(*events):
 def questions():
     # The first model has days 0 and 1; day 3 is asked for.
     events = [(0, 0, 0), (1, 1, 0), (0, 1, 1), (2, 3, 2), (2, 0, 2), (0, 3, 3), (2, 1, 3), (1, 4, 3), (0, 2, 3), (3, 0, 3)]
-    return Questions.of(log_of(*events, (0, 5, 4)), day=3, first_update=2)
+    return Questions.of(log_of(*events, (0, 5, 4)), day=3, last=3, first_update=2)
 
 
 def test_questions_by_hand(questions):
