@@ -27,11 +27,12 @@ def make_report(rows: Rows, methods: Sequence[str]) -> Report:
             method,
             *(summary[method][group].text() for group in GROUPS),
             number(summary[method]["seconds"].mean),
+            number(summary[method]["processor_seconds"].mean),
             number(summary[method]["epochs"].mean),
         )
         for method in methods
     ]
-    columns = ("", *GROUPS, "seconds an update", "epochs")
+    columns = ("", *GROUPS, "seconds an update", "processor seconds", "epochs")
     by_day = {method: [_mean(rows, method, day, "all") for day in days] for method in methods}
     daily = [(str(day), *(f"{by_day[method][place]:.4f}" for method in methods)) for place, day in enumerate(days)]
     tables = [
@@ -56,7 +57,7 @@ def _summary(rows: Rows, method: str) -> dict[str, Spread]:
         mine = [row for (one, _, name), row in rows.items() if one == seed and name == method]
         for group in GROUPS:
             by_seed.setdefault(group, []).append(_weighted(mine, group))
-        for name in ("seconds", "epochs"):
+        for name in ("seconds", "processor_seconds", "epochs"):
             by_seed.setdefault(name, []).append(sum(row[name] for row in mine) / len(mine))
     return {name: Spread.of(values) for name, values in by_seed.items()}
 
@@ -84,7 +85,7 @@ def _counts(rows: Rows, day: int) -> list[str]:
 def _draw(figure: Figure, rows: Rows, methods: Sequence[str]) -> None:
     days = sorted({day for _, day, _ in rows})
     names = {"all events": "all", "old users": "old users", "new items": "new items"}
-    for title, axes in panels(figure, [*names, "per second of training"]):
+    for title, axes in panels(figure, [*names, "by cost"]):
         for place, method in enumerate(methods):
             if title in names:
                 values = [_mean(rows, method, day, names[title]) for day in days]
@@ -92,6 +93,6 @@ def _draw(figure: Figure, rows: Rows, methods: Sequence[str]) -> None:
                 axes.set(xlabel="day", ylabel=METRIC)
             else:
                 summary = _summary(rows, method)
-                axes.scatter(summary["seconds"].mean, summary["all"].mean, color=f"C{place}", label=method)
-                axes.set(xlabel="seconds of training an update", ylabel=f"{METRIC}, all events")
+                axes.scatter(summary["processor_seconds"].mean, summary["all"].mean, color=f"C{place}", label=method)
+                axes.set(xlabel="processor seconds of an update", ylabel=f"{METRIC}, all events")
     legend_below(figure)

@@ -72,7 +72,14 @@ def test_the_report_weighs_days_by_their_questions():
     def row(questions, value, seconds):
         group = {"questions": questions, "NDCG@20": value}
         names = ("all", "old users", "new users", "old items", "new items")
-        return {"seconds": seconds, "epochs": 2, "cold": 1, "first_events": 2, "metrics": dict.fromkeys(names, group)}
+        return {
+            "seconds": seconds,
+            "processor_seconds": seconds,
+            "epochs": 2,
+            "cold": 1,
+            "first_events": 2,
+            "metrics": dict.fromkeys(names, group),
+        }
 
     rows = {(seed, day, "warm"): row(day, 0.1 * day + 0.01 * seed, 3.0) for seed in (0, 1) for day in (1, 3)}
     report = make_report(rows, ["warm"])
