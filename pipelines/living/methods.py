@@ -17,14 +17,6 @@ from elcrec_tf.run_folder import RunFolder
 from elcrec_tf.training import train_model
 from pipelines.living.questions import Questions
 
-METHODS = {
-    "stale": "the first model, never updated",
-    "warm": "warm start from the model before, all events",
-    "warm-week": "warm start from the model before, the latest week's events alone",
-    "short": "from scratch, as many epochs as a warm start",
-    "scratch": "from scratch, until validation no longer improves",
-}
-"""The methods: what an update is."""
 WEEK = 7
 
 
