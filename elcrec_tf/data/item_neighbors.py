@@ -14,7 +14,7 @@ from elcrec_tf.data.splits import training_ranges
 
 REACH = 5
 """Events between two neighbours, at most; nearer ones count more."""
-_USERS = 4096  # of a block of shards
+_USERS = 32_768  # of a block of shards
 
 
 def item_neighbors(sequences: AnySequences, wanted: np.ndarray, known: np.ndarray) -> sparse.csr_array:
@@ -32,14 +32,23 @@ def item_neighbors(sequences: AnySequences, wanted: np.ndarray, known: np.ndarra
     """
     near = sparse.csr_array((len(wanted), len(known)))
     for items, lengths in _training_parts(sequences):
-        user = np.repeat(np.arange(len(lengths)), lengths)
-        for distance in range(1, REACH + 1):
-            together = (user[:-distance] == user[distance:]) & (items[:-distance] != items[distance:])
-            earlier, later = items[:-distance][together], items[distance:][together]
-            for item, other in ((earlier, later), (later, earlier)):
-                pair = wanted[item] & known[other]
-                near += sparse.csr_array((np.full(pair.sum(), 1 / distance), (item[pair], other[pair])), shape=near.shape)
+        near += _of_block(items, np.repeat(np.arange(len(lengths)), lengths), wanted, known)
     return near
+
+
+def _of_block(items: np.ndarray, users: np.ndarray, wanted: np.ndarray, known: np.ndarray) -> sparse.csr_array:
+    """`item_neighbors` of some users' events, all one after the other."""
+    rows, columns, weights = [], [], []
+    for distance in range(1, REACH + 1):
+        together = (users[:-distance] == users[distance:]) & (items[:-distance] != items[distance:])
+        earlier, later = items[:-distance][together], items[distance:][together]
+        for item, other in ((earlier, later), (later, earlier)):
+            pair = wanted[item] & known[other]
+            rows.append(item[pair])
+            columns.append(other[pair])
+            weights.append(np.full(pair.sum(), 1 / distance))
+    places = (np.concatenate(rows), np.concatenate(columns))
+    return sparse.csr_array((np.concatenate(weights), places), shape=(len(wanted), len(known)))
 
 
 def _training_parts(sequences: AnySequences) -> Iterator[tuple[np.ndarray, np.ndarray]]:
