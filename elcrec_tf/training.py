@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import keras
@@ -38,7 +38,7 @@ from elcrec_tf.model import ELCRec, build_model
 from elcrec_tf.optimizer import FusedAdam
 from elcrec_tf.progress import ProgressCallback
 from elcrec_tf.run_folder import RunFolder, load_keras
-from elcrec_tf.warm_start import lineage, parent_of, take_over
+from elcrec_tf.warm_start import describe, lineage, parent_of, take_over
 from elcrec_tf.worker_training import ChiefCenters, SharedRanker, Team
 
 _Strategy: TypeAlias = "tf.distribute.Strategy | None"
@@ -71,7 +71,8 @@ def train_model(
         The model of the best validation epoch.
 
     Raises:
-        UserError: for a folder in use, a resume with other settings, or a loss that is no longer finite.
+        UserError: for a folder in use, a resume with other settings, a warm start from a run that does not fit, or a loss that is no
+            longer finite.
     """
     console = console or Console(quiet=True)
     devices = _devices() if devices is None else devices
@@ -85,14 +86,9 @@ def train_model(
         origin = lineage(parent, sequences.catalog) if parent else None
         folder.create(config, sequences.catalog, sequences.fingerprint, origin)
         if origin:
-            console.print(_origin_line(origin), soft_wrap=True)
+            console.print(describe(origin), soft_wrap=True)
     fit_model(sequences, config, folder, console, devices, team)
     return folder.load_model()
-
-
-def _origin_line(origin: Mapping[str, Any]) -> str:
-    counts = f"{origin['items_known']:,} items known to it, {origin['items_new']:,} new, {origin['items_gone']:,} of its items gone"
-    return f"warm start from {origin['run']}: {counts}"
 
 
 def check_trainable(sequences: AnySequences, config: Config) -> None:

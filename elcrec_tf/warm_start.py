@@ -71,6 +71,12 @@ def lineage(parent: RunFolder, catalog: Catalog) -> dict[str, Any]:
     return {"run": str(parent.path), "fingerprint": parent.fingerprint(), **counts}
 
 
+def describe(origin: dict[str, Any]) -> str:
+    """One line of what `lineage` gives."""
+    counts = f"{origin['items_known']:,} items known to it, {origin['items_new']:,} new, {origin['items_gone']:,} of its items gone"
+    return f"warm start from {origin['run']}: {counts}"
+
+
 def take_over(model: ELCRec, old: ELCRec, old_catalog: Catalog, sequences: AnySequences, neighbors: bool) -> None:
     """Start a new model from another one's weights.
 
