@@ -238,7 +238,7 @@ class TrainConfig(Group):
     )
     new_items: str = field(
         "neighbors",
-        "where a warm start places new items: at the mean of the known items next to them in the training data, or at random",
+        "where a warm start places new items: near the known items next to them in the training data, or at random",
         choices=("neighbors", "random"),
     )
     products: str = field(
