@@ -81,7 +81,8 @@ class ServingModule(tf.Module):
         self._queries = model.item_embedding.queries
         self._centers = model.cluster_centers.take
         memory = model.transition_memory
-        self._added, self._remembered = (memory.call, memory.remembered) if memory else (None, None)
+        self._added: Callable[[tf.Tensor], tf.Tensor] | None = memory.call if memory else None
+        self._remembered: Callable[[tf.Tensor], tf.Tensor] | None = memory.remembered if memory else None
         keys = item_keys(model)
         self._search = ExactSearch(keys) if search is None else search
         few = min(self.top_k + 1, catalog.num_items)
@@ -271,9 +272,7 @@ class ServingModule(tf.Module):
         fallback = prepared.fallback[:, None]
         return tf.where(fallback, popular, best), tf.where(fallback, popular_items, items)
 
-    def _with_remembered(
-        self, scores: tf.Tensor, items: tf.Tensor, query: tf.Tensor, prepared: Prepared
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def _with_remembered(self, scores: tf.Tensor, items: tf.Tensor, query: tf.Tensor, prepared: Prepared) -> tuple[tf.Tensor, tf.Tensor]:
         """What was found without the transition memory, and the items that it adds to.
 
         It lowers no score. So of the items that it does not add to, the best without it are the best: nothing is missed.
