@@ -198,7 +198,9 @@ def test_a_transition_memory_answers_too(catalog):
     model = tiny_model(catalog.num_items, memory_weight=2.0)
     rng = np.random.default_rng(0)
     memory = model.transition_memory
-    memory.remember(rng.integers(0, catalog.num_items + 1, memory.successors.shape), rng.random(memory.shares.shape) / 8)
+    shares = rng.random(memory.shares.shape) / 8
+    shares[0] = 0  # nothing comes after padding
+    memory.remember(rng.integers(0, catalog.num_items + 1, memory.successors.shape), shares)
     signatures = ServingModule(model, catalog, TOP_K).signatures()
     outputs = ask(signatures, HISTORIES)
     for history, ids, scores in zip(HISTORIES, outputs["item_ids"], outputs["scores"], strict=True):
