@@ -470,6 +470,7 @@ def test_a_sampled_loss_over_many_items_updates_the_rows_it_touches(sequences, m
         new_model(sequences, TINY.replace(item_updates="touched"))
 
 
+@pytest.mark.slow
 def test_a_step_that_updates_touched_rows_leaves_the_others_alone(sequences):
     """Through the model, its losses and its views: only items of the batch and the negatives move."""
     config = TINY.replace(xla="chains", item_updates="touched", next_item="sampled_softmax", num_negatives=3, batch_size=4)
