@@ -13,6 +13,7 @@ import pytest
 from elcrec_tf import training
 from elcrec_tf.config import Config, SimulatorConfig
 from elcrec_tf.data.simulate import simulate
+from elcrec_tf.data.training_data import training_batches
 from elcrec_tf.errors import UserError
 from elcrec_tf.model import build_model
 from elcrec_tf.optimizer import FusedAdam
@@ -469,3 +470,31 @@ def test_what_needs_all_users_at_once_is_refused_for_shards_before_anything_is_w
     with pytest.raises(UserError, match=f"'toy' is in shards: {named} needs a data set in memory"):
         train_model(shards, toy_config(**fields), RunFolder(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_sampled_loss_over_many_items_updates_the_rows_it_touches(sequences, monkeypatch):
+    def touched(**fields):
+        return new_model(sequences, TINY.replace(xla="chains", **fields)).optimizer.touched_rows
+
+    assert touched(next_item="sampled_softmax", item_updates="touched")
+    assert not touched(next_item="sampled_softmax")
+    monkeypatch.setattr(training, "_MANY_ITEMS", 39)
+    assert touched(next_item="sampled_softmax") and touched(next_item="bce")
+    assert not touched(next_item="softmax") and not touched(next_item="sampled_softmax", item_updates="all")
+    with pytest.raises(UserError, match="--item-updates touched needs --xla chains"):
+        new_model(sequences, TINY.replace(item_updates="touched"))
+
+
+@pytest.mark.slow
+def test_a_step_that_updates_touched_rows_leaves_the_others_alone(sequences):
+    """Through the model, its losses and its views: only items of the batch and the negatives move."""
+    config = TINY.replace(xla="chains", item_updates="touched", next_item="sampled_softmax", num_negatives=3, batch_size=4)
+    model = new_model(sequences, config)
+    before = np.asarray(model.item_embedding.table)
+    x, y = next(iter(training_batches(sequences, config).dataset))
+    model.train_on_batch(x, y)
+    moved = np.flatnonzero(np.abs(np.asarray(model.item_embedding.table) - before).max(axis=1))
+    parts = [part["history"].numpy() for part in x.values()] + [y["target"].numpy(), y["negatives"].numpy()]
+    touched = set(np.concatenate([part.reshape(-1) for part in parts]).tolist())
+    assert 0 < len(touched) < 40
+    assert touched - {0} <= set(moved.tolist()) <= touched | {0}
