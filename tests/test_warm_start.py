@@ -103,6 +103,7 @@ def test_a_resumed_warm_start_equals_an_uninterrupted_one(parent, tmp_path):
         train_model(data, TINY.replace(epochs=2), cut, resume=True)
 
 
+@pytest.mark.slow
 def test_data_in_shards_warm_starts_alike(parent, tmp_path):
     data = grown(parent[0])
     in_memory = train_model(data, warm(parent), RunFolder(tmp_path / "memory"))

@@ -69,6 +69,7 @@ def test_blocks_answer_as_all_items_at_once(catalog, score, monkeypatch):
     assert_same_answers(ServingModule(model, catalog, TOP_K, search).signatures(), whole)
 
 
+@pytest.mark.slow
 def test_an_export_that_looks_into_all_lists_answers_as_the_exact_one(model, catalog, exact, tmp_path):
     version = export_saved_model(model, catalog, tmp_path, TOP_K, approximation=Approximation(histories(), lists=6, probes=6))
     reloaded = tf.saved_model.load(str(version))
@@ -139,6 +140,7 @@ def run(tmp_path_factory):
     return folder.path
 
 
+@pytest.mark.slow
 def test_the_command_measures_the_recall_on_the_run_s_users(run, tmp_path, capsys):
     flags = ["--index", "approximate", "--index-lists", "8", "--index-recall", "0.8", "--index-users", "50", "--top-k", "10"]
     assert export.main([str(run), "--export-dir", str(tmp_path / "m"), *flags]) == 0
