@@ -31,6 +31,7 @@ _TITLES = {
     "schedule": "schedule of the contrastive losses",
     "augment": "augmented views",
     "train": "training",
+    "drifting": "simulated service",
 }
 
 

@@ -243,6 +243,16 @@ class TrainConfig(Group):
         "NDCG@20", "validation metric that picks the best epoch", choices=("HR@5", "HR@10", "HR@20", "NDCG@5", "NDCG@10", "NDCG@20", "MRR")
     )
     seed: int = field(0, "seed of weights, shuffling, augmentation and dropout", low=0, high=2**32 - 1)
+    warm_start: str | None = field(
+        None,
+        "start from this run's best model, whose settings are the defaults then; items are matched by id, new ones join",
+        metavar="RUN_DIR",
+    )
+    new_items: str = field(
+        "neighbors",
+        "where a warm start places new items: at the mean of the known items next to them in the training data, or at random",
+        choices=("neighbors", "random"),
+    )
     products: str = field(
         "auto",
         "number format of training's matrix products; auto is bfloat16 where the hardware multiplies it natively, else float32",
@@ -415,13 +425,16 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Presets by name: the fields in which each differs from the defaults."""
 
 
-def resolve(preset: str | None = None, file: str | Path | None = None, flags: Mapping[str, Any] | None = None) -> Config:
+def resolve(
+    preset: str | None = None, file: str | Path | None = None, flags: Mapping[str, Any] | None = None, base: Config | None = None
+) -> Config:
     """The configuration of a run: default < preset < file < flag.
 
     Args:
         preset: a name in `PRESETS`; None takes the file's, else `simulated` for the embedded data set and `default` for others.
         file: a JSON file as `Config.to_dict` writes it; it may leave out groups and fields.
         flags: fields by name (no group) that win over everything.
+        base: settings that stand in the preset's place, those of another run.
 
     Raises:
         UserError: for an unknown preset, an unreadable file, unknown keys, or values out of bounds.
@@ -432,6 +445,6 @@ def resolve(preset: str | None = None, file: str | Path | None = None, flags: Ma
     name = preset or values.get("preset") or ("simulated" if dataset == "simulated" else "default")
     if not isinstance(name, str) or name not in PRESETS:
         raise UserError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
-    config = _updated(Config(), PRESETS[name], "preset").with_preset(name)
+    config = base or _updated(Config(), PRESETS[name], "preset").with_preset(name)
     config = Config.from_dict(values, base=config, where=str(file))
     return _updated(config, flags or {}, "flag")

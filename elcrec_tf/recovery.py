@@ -46,7 +46,7 @@ def measure_recovery(model: ELCRec, sequences: Sequences, config: Config, folder
     def reference(name: str, **changes: Any) -> ELCRec:
         run = RunFolder(folder.path / "recovery" / name)
         console.print(f"reference model for the recovery of planted intents: {name}")
-        return train_model(sequences, config.replace(**changes), run, resume=run.exists, console=console)
+        return train_model(sequences, config.replace(warm_start=None, **changes), run, resume=run.exists, console=console)
 
     def outputs(one: ELCRec) -> dict[str, np.ndarray]:
         return output_model(one, "pooled", "intents").predict(history, batch_size=256, verbose=0)

@@ -27,7 +27,8 @@ def evaluate_run(model: ELCRec, sequences: AnySequences, config: Config, folder:
     """Everything that metrics.json holds, made from a model and the run's history.csv.
 
     What only training knows (`seed`, `best_epoch`, `epochs`, `train_seconds`) is None for a run without history (imported, say).
-    What needs all users in memory (`by_history_length`, the Markov chain) is left out for data in shards.
+    `warm_start` tells what a run by warm start went on from. What needs all users in memory (`by_history_length`, the Markov chain) is
+    left out for data in shards.
     """
     ranker = Ranker(model)
     size, length = config.train.eval_batch_size, config.model.max_length
@@ -55,6 +56,8 @@ def evaluate_run(model: ELCRec, sequences: AnySequences, config: Config, folder:
             **center_health(centers),
         },
     }
+    if origin := folder.warm_start():
+        metrics["warm_start"] = origin
     if not isinstance(sequences, ShardedSequences):
         metrics["by_history_length"] = by_history_length(sequences, results["test"]["rank"])
         metrics["baselines"]["markov_chain"] = ranking_metrics(markov_chain_ranks(sequences, "test", size))

@@ -6,7 +6,7 @@ history.csv        a row an epoch
 metrics.json       the results
 model.keras        the best model
 catalog.parquet    raw item ids, their training counts and titles
-data.json          what the data set was: name and fingerprint
+data.json          what the data set was: name and fingerprint; of a warm start also the run that it went on from
 checkpoint/        the newest epoch's model with its optimizer state, for --resume
 tensorboard/       logs
 snapshots/         sampled user embeddings and intents, with --snapshot-epochs
@@ -81,8 +81,9 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path}: is a file; choose another --output-dir")
 
-    def create(self, config: Config, catalog: Catalog, fingerprint: str | None = None) -> None:
-        """Start a run: make the folder, write catalogue, the data set's fingerprint, and last the configuration.
+    def create(self, config: Config, catalog: Catalog, fingerprint: str | None = None, warm_start: Mapping[str, Any] | None = None) -> None:
+        """Start a run: make the folder, write catalogue, the data set's fingerprint, what a warm start went on from, and last the
+        configuration.
 
         Raises:
             UserError: when it holds a run already, holds something else, or cannot be written.
@@ -91,7 +92,8 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             catalog.save(self.path / "catalog.parquet")
-            write_json(self.path / "data.json", {"dataset": config.data.dataset, "fingerprint": fingerprint})
+            data = {"dataset": config.data.dataset, "fingerprint": fingerprint}
+            write_json(self.path / "data.json", data | ({"warm_start": warm_start} if warm_start else {}))
             self.write_config(config)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror}); choose another --output-dir") from None
@@ -113,9 +115,17 @@ class RunFolder:
 
     def fingerprint(self) -> str | None:
         """Fingerprint of the data set that the run was made with; None where it is not known."""
+        return self._data().get("fingerprint")
+
+    def warm_start(self) -> dict[str, Any] | None:
+        """What the run went on from (`elcrec_tf.warm_start.lineage`); None for a run that started from nothing."""
+        return self._data().get("warm_start")
+
+    def _data(self) -> dict[str, Any]:
         path = self.path / "data.json"
         try:
-            return json.loads(path.read_text(encoding="utf-8"))["fingerprint"] if path.is_file() else None
+            data = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"fingerprint": None}
+            return {**data, "fingerprint": data["fingerprint"]}
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{path}: is broken; remove it to go on without the check that the data is the same") from None
 

@@ -6,7 +6,7 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from elcrec_tf import cli
 from elcrec_tf.config import PRESETS, Config, resolve
@@ -26,7 +26,8 @@ def make_parser() -> argparse.ArgumentParser:
         "train",
         "Train ELCRec, evaluate it, and export a SavedModel. Without --dataset it trains on the embedded simulated data. "
         "Values are decided in this order: default < preset < --config file < flag.",
-        "[--dataset NAME|PATH] [--output-dir DIR] [--export-dir DIR] [--preset NAME] [--config FILE.json] [--resume] [options]",
+        "[--dataset NAME|PATH] [--output-dir DIR] [--export-dir DIR] [--preset NAME | --warm-start RUN_DIR] [--config FILE.json] "
+        "[--resume] [options]",
     )
     settings = ", ".join(f"{name} {value}" for name, value in PRESETS["simulated"].items())
     parser.epilog = (
@@ -71,11 +72,18 @@ def _folder_and_config(arguments: argparse.Namespace, writes: bool) -> tuple[Run
     if not arguments.resume:
         if folder and writes:
             folder.check_new()
-        return folder, resolve(arguments.preset, arguments.config, flags)
+        return folder, _settings(arguments, flags)
     folder = folder or newest_folder()
     if arguments.preset or arguments.config:
         raise UserError("--resume takes the settings of the run it continues; leave out --preset and --config")
     return folder, folder.config().replace(**flags)
+
+
+def _settings(arguments: argparse.Namespace, flags: dict[str, Any]) -> Config:
+    parent = flags.get("warm_start")
+    if parent and arguments.preset:
+        raise UserError("--warm-start takes the settings of the run that it goes on from; leave out --preset")
+    return resolve(arguments.preset, arguments.config, flags, RunFolder(parent).config() if parent else None)
 
 
 def _train(arguments: argparse.Namespace, folder: RunFolder, config: Config, sequences: AnySequences, team: Team | None) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import keras
@@ -41,6 +41,7 @@ from elcrec_tf.model import ELCRec, build_model
 from elcrec_tf.optimizer import FusedAdam
 from elcrec_tf.progress import ProgressCallback
 from elcrec_tf.run_folder import RunFolder, load_keras
+from elcrec_tf.warm_start import lineage, parent_of, take_over
 from elcrec_tf.worker_training import ChiefCenters, SharedRanker, Team
 
 _Strategy: TypeAlias = "tf.distribute.Strategy | None"
@@ -84,9 +85,18 @@ def train_model(
     if _writes(team) and resume:
         folder.write_config(config)  # the number of epochs may have changed
     elif _writes(team):
-        folder.create(config, sequences.catalog, sequences.fingerprint)
+        parent = parent_of(config)
+        origin = lineage(parent, sequences.catalog) if parent else None
+        folder.create(config, sequences.catalog, sequences.fingerprint, origin)
+        if origin:
+            console.print(_origin_line(origin), soft_wrap=True)
     fit_model(sequences, config, folder, console, devices, team)
     return folder.load_model()
+
+
+def _origin_line(origin: Mapping[str, Any]) -> str:
+    counts = f"{origin['items_known']:,} items known to it, {origin['items_new']:,} new, {origin['items_gone']:,} of its items gone"
+    return f"warm start from {origin['run']}: {counts}"
 
 
 def check_trainable(sequences: AnySequences, config: Config) -> None:
@@ -223,20 +233,30 @@ def new_model(sequences: AnySequences, config: Config, strategy: _Strategy = Non
     keras.utils.set_random_seed(config.train.seed)
     compiled = _xla(config, strategy)
     adam = FusedAdam if compiled == "chains" else keras.optimizers.Adam
-    lengths, users = sequences.training_lengths
-    bounds = quartile_bounds(np.minimum(lengths - 1, config.model.max_length), users)  # of the items that the model sees
+    parent = parent_of(config)
+    old = parent.load_model() if parent else None
     with _scope(strategy):
-        model = build_model(config, sequences.catalog.num_items, bounds)
+        model = build_model(config, sequences.catalog.num_items, _activity_bounds(sequences, config, old))
         momentum = config.train.average_momentum
         average = {"use_ema": True, "ema_momentum": momentum} if momentum else {}
         model.compile(optimizer=adam(config.train.learning_rate, **average), jit_compile=compiled == "on")
         model.optimizer.build(model.trainable_variables)
-    if config.model.centers_start == "kmeans" and config.model.intent_clustering == "learned":
+    if parent and old:
+        take_over(model, old, parent.catalog(), sequences, neighbors=config.train.new_items == "neighbors")
+    elif config.model.centers_start == "kmeans" and config.model.intent_clustering == "learned":
         _start_centers(model, sequences, config)
     if model.transition_memory is not None:
         model.transition_memory.remember(*likeliest_successors(in_memory(sequences, _MEMORY), WIDTH, STEPS, DECAY))
     _choose_kernels(model, config, strategy)
     return model
+
+
+def _activity_bounds(sequences: AnySequences, config: Config, old: ELCRec | None) -> Sequence[int]:
+    """Those of the activity features; a warm start keeps the old ones, which its weights were learned for."""
+    if old is not None and old.encoder.activity_bounds is not None:
+        return old.encoder.activity_bounds
+    lengths, users = sequences.training_lengths
+    return quartile_bounds(np.minimum(lengths - 1, config.model.max_length), users)  # of the items that the model sees
 
 
 def _xla(config: Config, strategy: _Strategy) -> str:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("__init__", "errors", "padding"),
     ("kernels", "dropout", "hardware", "replicas"),
-    ("config_fields", "files", "masking", "intents", "vectors", "optimizer", "workers"),
+    ("config_fields", "files", "masking", "intents", "intent_drift", "vectors", "optimizer", "workers"),
     ("config",),
     ("cli", "search_parameter", "search_space"),
     ("losses", "ranking", "augment", "layers."),
@@ -21,11 +21,11 @@ LAYERS = (
     ("sequence_encoder",),
     ("model",),
     ("run_folder", "official", "evaluation", "progress"),
-    ("callbacks", "baselines", "cluster_count", "intent_em", "search_folder", "worker_training"),
+    ("callbacks", "baselines", "cluster_count", "intent_em", "search_folder", "warm_start", "worker_training"),
     ("training", "results"),
     ("recovery", "retrieval", "serving."),
     ("tuning", "tuning_oracles", "tuning_workers", "tuning_plots", "tuning_report", "reporting."),
-    ("train", "evaluate", "tune", "export", "serve", "recommend", "import_official", "report"),
+    ("train", "evaluate", "tune", "export", "serve", "recommend", "import_official", "report", "drift"),
     ("pipelines.",),
 )
 # The numerical core is written in keras.ops, so that it also runs on another backend.
@@ -41,6 +41,7 @@ BACKEND_FREE = (
     "sequence_encoder",
     "model",
     "intents",
+    "intent_drift",
     "optimizer",
 )
 # They name TensorFlow inside functions that another backend never calls.

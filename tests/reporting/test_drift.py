@@ -1,0 +1,109 @@
+"""The drift report of tiny runs with weights made by hand."""
+
+import json
+
+import numpy as np
+import pytest
+
+from elcrec_tf import drift
+from elcrec_tf.config import SimulatorConfig
+from elcrec_tf.data.simulate import simulate
+from elcrec_tf.errors import UserError
+from elcrec_tf.intents import unit_rows
+from elcrec_tf.model import build_model
+from elcrec_tf.reporting.drift import Side, measure_drift
+from elcrec_tf.run_folder import RunFolder
+from tests.toy import toy_config
+
+CONFIG = toy_config(dataset="simulated", sim_users=40, sim_items=30, sim_intents=3, sim_events=6.0)
+
+
+def write_run(path, centers, vectors, warm_start=None, config=CONFIG):
+    """A run on the simulated data of its configuration."""
+    data, folder = simulate(config.simulator), RunFolder(path)
+    folder.create(config, data.catalog, data.fingerprint, warm_start)
+    model = build_model(config, data.catalog.num_items)
+    model.item_embedding.table.assign(np.concatenate([np.zeros((1, 8)), vectors]))
+    model.cluster_centers.assign_centers(centers)
+    folder.save_model(model)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def weights():
+    rng = np.random.default_rng(0)
+    return unit_rows(rng.normal(size=(4, 8))), rng.normal(size=(30, 8))
+
+
+@pytest.fixture(scope="module")
+def runs(weights, tmp_path_factory):
+    """Folders of an old run; one that went on from it with intents 2 and 3 exchanged and intent 0 moved away; and the old one turned."""
+    centers, vectors = weights
+    folder = tmp_path_factory.mktemp("drift")
+    old = write_run(folder / "old", centers, vectors)
+    moved = centers[[0, 1, 3, 2]] * np.array([[-1], [1], [1], [1]])
+    write_run(folder / "middle", centers, vectors, {"run": old})
+    new = write_run(folder / "new", moved, vectors, {"run": str(folder / "middle")})
+    turn = np.linalg.qr(np.random.default_rng(1).normal(size=(8, 8)))[0]
+    apart = write_run(folder / "apart", centers @ turn, vectors @ turn)
+    return old, new, apart
+
+
+def test_a_run_has_not_drifted_from_itself(runs):
+    found = measure_drift(Side.load(runs[0]), Side.load(runs[0]), same=0.9, least_share=0.0)
+    assert found["aligned_by"] == "warm start" and found["shared_items_cosine"] == pytest.approx(1)
+    assert [pair["cosine"] for pair in found["intents"]["kept"]] == pytest.approx([1] * 4)
+    assert found["intents"]["died"] == found["intents"]["appeared"] == []
+    data = found["data"]
+    assert data["popularity_divergence"] == data["events_on_new_items"] == data["users"]["share_new"] == 0
+    shares = [pair["old"]["share"] for pair in found["intents"]["kept"]]
+    assert sum(shares) == pytest.approx(1)
+
+
+def test_moved_intents_are_told_over_several_warm_starts(runs):
+    found = measure_drift(Side.load(runs[0]), Side.load(runs[1]), same=0.9, least_share=0.0)
+    assert found["aligned_by"] == "warm start"
+    assert {pair["old"]["intent"]: pair["new"]["intent"] for pair in found["intents"]["kept"]} == {1: 1, 2: 3, 3: 2}
+    assert [one["intent"] for one in found["intents"]["died"]] == [0]
+    assert [one["intent"] for one in found["intents"]["appeared"]] == [0]
+    assert len(found["intents"]["died"][0]["items"]) == 3
+
+
+def test_runs_trained_apart_are_turned_onto_each_other(runs):
+    found = measure_drift(Side.load(runs[0]), Side.load(runs[2]), same=0.9, least_share=0.0)
+    assert "Procrustes" in found["aligned_by"] and found["shared_items_cosine"] == pytest.approx(1, abs=1e-5)
+    assert all(pair["old"]["intent"] == pair["new"]["intent"] for pair in found["intents"]["kept"]) and len(found["intents"]["kept"]) == 4
+
+
+def test_intents_without_users_are_taken_for_dead(runs):
+    side = Side.load(runs[0])
+    found = measure_drift(side, Side.load(runs[0]), same=0.9, least_share=1.0)
+    large = int(np.sum(side.shares * 4 >= 1))
+    assert len(found["intents"]["kept"]) == large < 4
+
+
+def test_the_command_writes_json_and_says_what_it_could_not_compare(runs, weights, tmp_path, capsys):
+    other = write_run(tmp_path / "changed", *weights)
+    data = json.loads((tmp_path / "changed" / "data.json").read_text())
+    (tmp_path / "changed" / "data.json").write_text(json.dumps({**data, "fingerprint": "another"}))
+    assert drift.main([runs[0], other, "--output", str(tmp_path / "drift.json")]) == 0
+    found = json.loads((tmp_path / "drift.json").read_text())
+    assert "users" not in found["data"] and "changed" in found["data"]["missing"]["new"]
+    assert found["intents"]["kept"][0]["new"]["share"] is None
+    assert "users are not compared" in capsys.readouterr().out
+
+
+def test_errors(runs, weights, tmp_path):
+    with pytest.raises(UserError, match=r"\.json"):
+        drift.main([runs[0], runs[1], "--output", "drift.txt"])
+    with pytest.raises(UserError, match="--same-intent"):
+        drift.main([runs[0], runs[1], "--same-intent", "2"])
+    with pytest.raises(UserError, match="holds no run"):
+        drift.main([str(tmp_path), runs[1]])
+    few = CONFIG.replace(sim_items=14)
+    config = few.replace(hidden_size=16)
+    folder = RunFolder(tmp_path / "wide")
+    folder.create(config, simulate(SimulatorConfig(**vars(config.simulator))).catalog)
+    folder.save_model(build_model(config, 14))
+    with pytest.raises(UserError, match="--hidden-size 8"):
+        drift.main([runs[0], str(tmp_path / "wide")])
