@@ -6,7 +6,7 @@ import numpy as np
 
 from elcrec_tf.data.sequences import Sequences
 from elcrec_tf.data.transitions import transition_counts
-from elcrec_tf.evaluation import score_ranks
+from elcrec_tf.evaluation import count_ranks
 
 
 def markov_chain_ranks(sequences: Sequences, split: str, batch_size: int = 256) -> np.ndarray:
@@ -17,5 +17,4 @@ def markov_chain_ranks(sequences: Sequences, split: str, batch_size: int = 256) 
     counts = np.concatenate([[0], sequences.catalog.counts])
     popularity = np.unique(counts, return_inverse=True)[1]
     tie_breaker = popularity / (popularity.max() + 1)  # below 1, one transition
-    transitions = transition_counts(sequences)
-    return score_ranks(sequences, split, lambda latest: transitions[latest].toarray() + tie_breaker, batch_size)
+    return count_ranks(sequences, split, tie_breaker, transition_counts(sequences), batch_size)

@@ -157,7 +157,13 @@ class LossConfig(Group):
         "next-item loss: full softmax, sampled softmax with logQ correction (large catalogues), or the paper's BCE with one negative",
         choices=("softmax", "sampled_softmax", "bce"),
     )
-    num_negatives: int = field(1024, "negatives of the sampled softmax, shared by a batch", low=1)
+    negatives: str = field(
+        "uniform",
+        "negatives of the sampled softmax: drawn from the catalogue, evenly or by popularity rank; all targets of the batch; or half "
+        "drawn evenly and half from the batch's targets",
+        choices=("uniform", "log-uniform", "in-batch", "mixed"),
+    )
+    num_negatives: int = field(1024, "negatives that are drawn for a batch (in-batch takes all its targets instead)", low=1)
     sequence_weight: float = field(0.1, "weight of the sequence contrastive loss", low=0)
     intent_weight: float = field(0.1, "weight of the intent contrastive loss", low=0)
     cluster_weight: float = field(0.1, "weight of the ELCM loss (the paper's alpha)", low=0)
@@ -250,7 +256,7 @@ class TrainConfig(Group):
     )
     new_items: str = field(
         "neighbors",
-        "where a warm start places new items: at the mean of the known items next to them in the training data, or at random",
+        "where a warm start places new items: near the known items next to them in the training data, or at random",
         choices=("neighbors", "random"),
     )
     products: str = field(
@@ -263,6 +269,12 @@ class TrainConfig(Group):
         "what XLA compiles: the whole training step (on), the chains of element-wise operations between matrix products (chains), "
         "or nothing; auto is on for a GPU, chains for a CPU",
         choices=("auto", "on", "chains", "off"),
+    )
+    item_updates: str = field(
+        "auto",
+        "rows of the item table that a step updates: all of them, or those that it touched, whose cost does not grow with the catalogue; "
+        "auto is touched for a sampled loss over more than 100,000 items on a CPU, else all",
+        choices=("auto", "all", "touched"),
     )
     eval_batch_size: int = field(256, "users a batch when ranking", low=1)
     snapshot_epochs: tuple[int, ...] | None = field(None, "epochs after which user embeddings and intents are written to the run folder")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from elcrec_tf.cli import console, import_tensorflow, make_parser, run
 from elcrec_tf.errors import UserError
 from elcrec_tf.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from elcrec_tf.serving.approximate import Approximation
 
 
 def main(argv: list[str]) -> int:
@@ -27,8 +32,26 @@ def main(argv: list[str]) -> int:
         type=int,
         help="then remove all versions but the N newest, and the one labelled stable in tf_serving/models.config (default: remove none)",
     )
+    index = parser.add_argument_group("index")
+    index.add_argument(
+        "--index",
+        choices=("exact", "approximate"),
+        default="exact",
+        help="how items are found: among all, or among the lists that are likeliest to hold the best (large catalogues); reads the run's "
+        "data to measure the recall (default: exact)",
+    )
+    index.add_argument(
+        "--index-recall",
+        metavar="X",
+        type=float,
+        default=0.95,
+        help="share of the --top-k best items that an approximate index has to find (default: 0.95)",
+    )
+    index.add_argument("--index-lists", metavar="N", type=int, help="lists (default: twice the square root of the number of items)")
+    index.add_argument("--index-probes", metavar="N", type=int, help="lists looked into (default: as few as the recall needs)")
+    index.add_argument("--index-users", metavar="N", type=int, default=1000, help="users who measure it (default: 1000)")
     arguments = parser.parse_args(argv)
-    for name in ("top_k", "keep"):
+    for name in ("top_k", "keep", "index_lists", "index_probes", "index_users"):
         if (value := getattr(arguments, name)) is not None and value < 1:
             parser.error(f"--{name.replace('_', '-')} should be at least 1. Received: {value}")
     folder = RunFolder(arguments.run_dir)
@@ -38,8 +61,21 @@ def main(argv: list[str]) -> int:
     import_tensorflow()
     from elcrec_tf.serving.saved_model import export_run
 
-    export_run(folder, arguments.export_dir, console(), arguments.top_k, keep=arguments.keep)
+    approximation = _approximation(arguments, folder) if arguments.index == "approximate" else None
+    export_run(folder, arguments.export_dir, console(), arguments.top_k, keep=arguments.keep, approximation=approximation)
     return 0
+
+
+def _approximation(arguments: argparse.Namespace, folder: RunFolder) -> Approximation:
+    """The settings of an approximate index, with a sample of the run's users."""
+    from elcrec_tf.data.datasets import load_dataset
+    from elcrec_tf.data.pipeline import histories
+    from elcrec_tf.serving.approximate import Approximation
+
+    config = folder.config()
+    sequences = load_dataset(config.data, config.simulator).with_catalog(folder.catalog())
+    _, found = histories(sequences, "test", config.model.max_length, most=arguments.index_users, seed=config.train.seed)
+    return Approximation(found, arguments.index_recall, arguments.index_lists, arguments.index_probes)
 
 
 if __name__ == "__main__":

@@ -78,6 +78,35 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def lookup(table: Any, rows: Any) -> Any:
+    """Rows of a variable, for indices of any shape. In TensorFlow nothing else of it is read, and the gradient holds these rows alone.
+
+    (`keras.ops.take` reads all of it, which copies it where an optimizer writes row by row.)
+    """
+    if keras.backend.backend() != "tensorflow":
+        return ops.take(table, rows, axis=0)
+    import tensorflow as tf
+
+    return tf.gather(table.value if isinstance(table, keras.Variable) else table, rows)
+
+
+def summed_rows(gradient: Any) -> tuple[Any, Any] | None:
+    """(rows `[n]`, each once, and their gradients `[n, size]`) of the gradient of lookups; None for a dense gradient (TensorFlow)."""
+    import tensorflow as tf
+
+    if not isinstance(gradient, tf.IndexedSlices):
+        return None
+    rows, place = tf.unique(tf.reshape(gradient.indices, [-1]))
+    return rows, tf.math.unsorted_segment_sum(gradient.values, place, tf.size(rows))
+
+
+def at_rows(rows: Any, values: Any) -> Any:
+    """What to assign to a variable so that only these rows change (TensorFlow)."""
+    import tensorflow as tf
+
+    return tf.IndexedSlices(values, rows)
+
+
 def _dense(values: Any) -> Any:
     """A tensor of a variable, or of the gradient of a lookup."""
     import tensorflow as tf

@@ -4,6 +4,7 @@ Weights are 1 for what counts and 0 for padding; a mean with nothing to count is
 (`ItemEmbedding.keys()`), whose row 0 is padding and never a candidate.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -90,7 +91,7 @@ def _blocks(rows: int | None, items: Any) -> list[slice]:
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
-def sampled_softmax_loss(queries: Any, targets: Any, negatives: Any, negative_log_rates: Any, keys: Any) -> Any:
+def sampled_softmax_loss(queries: Any, targets: Any, negatives: Any, negative_log_rates: Any, keys_of: Callable[[Any], Any]) -> Any:
     """Cross entropy over the target and a shared sample of negatives, each corrected by its sampling rate (logQ).
 
     A negative's score is lowered by the logarithm of its expected count in the sample, so that the sum over negatives
@@ -98,33 +99,36 @@ def sampled_softmax_loss(queries: Any, targets: Any, negatives: Any, negative_lo
     is a row's own target is left out of that row.
 
     Args:
-        queries: `[n, size]`; targets: `[n]`, 0 where there is none; keys: `[num_items + 1, size]`.
-        negatives: `[m]` item indices.
+        queries: `[n, size]`; targets: `[n]`, 0 where there is none.
+        negatives: `[m]` item indices; 0 is no draw.
         negative_log_rates: `[m]` logarithm of the probability that one draw is that negative. Its expected count in the sample
-            is m times as much.
+            is as many times that as there are draws.
+        keys_of: gives the rows of the keys of item indices, `[n]` -> `[n, size]` (no other row of a large table is touched).
 
     Returns:
         Scalar: the mean over the rows with a target.
     """
-    positive = _float32(ops.sum(queries * ops.take(keys, targets, axis=0), axis=-1))
-    scores = _float32(ops.matmul(queries, ops.transpose(ops.take(keys, negatives, axis=0))))
-    scores = scores - negative_log_rates - ops.log(ops.cast(ops.shape(negatives)[0], "float32"))
+    positive = _float32(ops.sum(queries * keys_of(targets), axis=-1))
+    scores = _float32(ops.matmul(queries, ops.transpose(keys_of(negatives))))
+    drawn = ops.not_equal(negatives, PADDING)
+    count = ops.maximum(ops.sum(_float32(drawn)), 1)
+    scores = scores - ops.where(drawn, negative_log_rates + ops.log(count), -_EXCLUDED)
     scores = ops.where(ops.equal(negatives[None, :], targets[:, None]), _EXCLUDED, scores)
     logits = ops.concatenate([positive[:, None], scores], axis=-1)
     return _target_mean(ops.logsumexp(logits, axis=-1) - positive, targets)
 
 
-def bce_loss(queries: Any, targets: Any, negatives: Any, keys: Any) -> Any:
+def bce_loss(queries: Any, targets: Any, negatives: Any, keys_of: Callable[[Any], Any]) -> Any:
     """Binary cross entropy of the next item against one sampled negative (the paper's next-item loss).
 
     Args:
-        queries: `[n, size]`; targets, negatives: `[n]` item indices, 0 where there is no target; keys: `[num_items + 1, size]`.
+        queries: `[n, size]`; targets, negatives: `[n]` item indices, 0 where there is no target; keys_of: see `sampled_softmax_loss`.
 
     Returns:
         Scalar: the mean over the rows with a target, both halves summed.
     """
-    positive = _float32(ops.sum(queries * ops.take(keys, targets, axis=0), axis=-1))
-    negative = _float32(ops.sum(queries * ops.take(keys, negatives, axis=0), axis=-1))
+    positive = _float32(ops.sum(queries * keys_of(targets), axis=-1))
+    negative = _float32(ops.sum(queries * keys_of(negatives), axis=-1))
     return _target_mean(ops.softplus(-positive) + ops.softplus(negative), targets)
 
 

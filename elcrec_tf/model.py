@@ -239,12 +239,17 @@ class ELCRec(keras.Model):
 
     def _next_item_loss(self, states: Any, y: Any) -> Any:
         queries = self.item_embedding.queries(states)
+        targets = ops.reshape(y["target"], (-1,))
+
         # Outside a layer's call nothing casts the item table: under mixed precision it would stay float32.
-        targets, keys = ops.reshape(y["target"], (-1,)), ops.cast(self.item_embedding.keys(), queries.dtype)
+        def keys_of(items: Any) -> Any:
+            return ops.cast(self.item_embedding.keys_of(items), queries.dtype)
+
         if self._arguments["next_item"] == "bce":
-            return bce_loss(queries, targets, ops.reshape(y["negative"], (-1,)), keys)
+            return bce_loss(queries, targets, ops.reshape(y["negative"], (-1,)), keys_of)
         if self._arguments["next_item"] == "sampled_softmax":
-            return sampled_softmax_loss(queries, targets, y["negatives"], y["negative_log_rates"], keys)
+            return sampled_softmax_loss(queries, targets, y["negatives"], y["negative_log_rates"], keys_of)
+        keys = ops.cast(self.item_embedding.keys(), queries.dtype)
         return softmax_loss(queries, targets, keys, bounded=self._arguments["score"] == "cosine")
 
     def _cluster_loss(self, pooled: Any, present: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from elcrec_tf.kernels import Kernels, fused, using
+from elcrec_tf.kernels import Kernels, at_rows, fused, lookup, summed_rows, using
 
 _LARGE = 100_000
 
@@ -16,20 +16,39 @@ class FusedAdam(keras.optimizers.Adam):
     """`keras.optimizers.Adam`, whose dozen operations on a large variable read and write memory once (TensorFlow).
 
     The gradient of a lookup is summed up by row first: rows that occur twice count as one gradient, as in dense Adam.
+
+    Args:
+        touched_rows: update only the rows that the gradient of a lookup holds ("lazy" Adam): the others, moments included, stay as they
+            are, where dense Adam would let their moments decay and move them on. A step then costs what it touches, not what the table
+            holds.
+        **kwargs: of `keras.optimizers.Adam`.
     """
 
+    def __init__(self, learning_rate: Any = 0.001, touched_rows: bool = False, **kwargs: Any) -> None:
+        super().__init__(learning_rate, **kwargs)
+        self.touched_rows = touched_rows
+
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        if self.amsgrad or math.prod(variable.shape) < _LARGE:  # small ones are not worth a compilation
+        touched = summed_rows(gradient) if self.touched_rows else None
+        if touched is None and (self.amsgrad or math.prod(variable.shape) < _LARGE):  # small ones are not worth a compilation
             return super().update_step(gradient, variable, learning_rate)
         step = ops.cast(self.iterations + 1, variable.dtype)
         beta_1, beta_2 = (ops.cast(beta, variable.dtype) for beta in (self.beta_1, self.beta_2))
         rate = ops.cast(learning_rate, variable.dtype) * ops.sqrt(1 - ops.power(beta_2, step)) / (1 - ops.power(beta_1, step))
         index = self._get_variable_index(variable)
-        momentum, velocity = self._momentums[index], self._velocities[index]
-        with using(Kernels(compiled=True)):
-            updated = _adam(variable, momentum, velocity, gradient, rate, beta_1=self.beta_1, beta_2=self.beta_2, epsilon=self.epsilon)
-        for target, value in zip((variable, momentum, velocity), updated, strict=True):
+        state = (variable, self._momentums[index], self._velocities[index])
+        constants = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
+        if touched is None:
+            with using(Kernels(compiled=True)):
+                updated = _adam(*state, gradient, rate, **constants)
+        else:  # not compiled: every step touches another number of rows
+            rows, gradient = touched
+            updated = [at_rows(rows, value) for value in _adam(*(lookup(one, rows) for one in state), gradient, rate, **constants)]
+        for target, value in zip(state, updated, strict=True):
             self.assign(target, value)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "touched_rows": self.touched_rows}
 
 
 @fused

@@ -1,4 +1,4 @@
-"""Top-k over the catalogue, and indexes of tensorflow-recommenders over any item embeddings."""
+"""Indexes of tensorflow-recommenders over any item embeddings."""
 
 from __future__ import annotations
 
@@ -11,25 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from elcrec_tf.errors import UserError
-from elcrec_tf.ranking import exclude_items
 
 INDEXES = ("brute_force", "streaming")
 _BLOCK = 4096  # embeddings that a streaming index scores at a time
-
-
-def best_items(scores: tf.Tensor, excluded: tf.Tensor, k: int | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The `k` best items of each row: (scores, int32 indices), `[batch, k]`. Of equal scores the smaller index comes first.
-
-    Exclusion is the mask over item indices that evaluation uses. (`query_with_exclusions` of tensorflow-recommenders compares ids as
-    strings, and its width has to be known.)
-
-    Args:
-        scores: `[batch, num_items + 1]`, column 0 = padding.
-        excluded: int32 `[batch, n]` indices of items that may not appear; 0 = none.
-        k: at most the number of items.
-    """
-    best, index = tf.math.top_k(exclude_items(scores, excluded), k)
-    return best, index
 
 
 def tensorflow_recommenders() -> Any:

@@ -115,7 +115,7 @@ class RunFolder:
 
     def fingerprint(self) -> str | None:
         """Fingerprint of the data set that the run was made with; None where it is not known."""
-        return self._data().get("fingerprint")
+        return self._data()["fingerprint"]
 
     def warm_start(self) -> dict[str, Any] | None:
         """What the run went on from (`elcrec_tf.warm_start.lineage`); None for a run that started from nothing."""
@@ -123,11 +123,15 @@ class RunFolder:
 
     def _data(self) -> dict[str, Any]:
         path = self.path / "data.json"
+        if not path.is_file():
+            return {"fingerprint": None}
         try:
-            data = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"fingerprint": None}
-            return {**data, "fingerprint": data["fingerprint"]}
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path}: is broken; remove it to go on without the check that the data is the same") from None
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            data = None
+        if not isinstance(data, dict) or "fingerprint" not in data:
+            raise UserError(f"{path}: is broken; remove it to go on without the check that the data is the same")
+        return data
 
     def catalog(self) -> Catalog:
         return Catalog.load(self.path / "catalog.parquet")

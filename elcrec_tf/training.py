@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import keras
@@ -41,11 +41,12 @@ from elcrec_tf.model import ELCRec, build_model
 from elcrec_tf.optimizer import FusedAdam
 from elcrec_tf.progress import ProgressCallback
 from elcrec_tf.run_folder import RunFolder, load_keras
-from elcrec_tf.warm_start import lineage, parent_of, take_over
+from elcrec_tf.warm_start import describe, lineage, parent_of, take_over
 from elcrec_tf.worker_training import ChiefCenters, SharedRanker, Team
 
 _Strategy: TypeAlias = "tf.distribute.Strategy | None"
 _PROBE_USERS = 1024
+_MANY_ITEMS = 100_000  # whose table is so large that updating all of it takes most of a step
 _COUNTED_USERS = 4000
 _MEMORY = "--memory-weight"
 _PROBE_LENGTH = 20  # latest items: enough to compare views, at a fraction of an epoch's cost
@@ -75,7 +76,8 @@ def train_model(
         The model of the best validation epoch.
 
     Raises:
-        UserError: for a folder in use, a resume with other settings, or a loss that is no longer finite.
+        UserError: for a folder in use, a resume with other settings, a warm start from a run that does not fit, or a loss that is no
+            longer finite.
     """
     console = console or Console(quiet=True)
     devices = _devices() if devices is None else devices
@@ -89,14 +91,9 @@ def train_model(
         origin = lineage(parent, sequences.catalog) if parent else None
         folder.create(config, sequences.catalog, sequences.fingerprint, origin)
         if origin:
-            console.print(_origin_line(origin), soft_wrap=True)
+            console.print(describe(origin), soft_wrap=True)
     fit_model(sequences, config, folder, console, devices, team)
     return folder.load_model()
-
-
-def _origin_line(origin: Mapping[str, Any]) -> str:
-    counts = f"{origin['items_known']:,} items known to it, {origin['items_new']:,} new, {origin['items_gone']:,} of its items gone"
-    return f"warm start from {origin['run']}: {counts}"
 
 
 def check_trainable(sequences: AnySequences, config: Config) -> None:
@@ -232,14 +229,15 @@ def new_model(sequences: AnySequences, config: Config, strategy: _Strategy = Non
     """An untrained model, ready to be fitted to `training_batches` of the same data, by the devices of `strategy`."""
     keras.utils.set_random_seed(config.train.seed)
     compiled = _xla(config, strategy)
-    adam = FusedAdam if compiled == "chains" else keras.optimizers.Adam
+    rate = config.train.learning_rate
+    touched = _updates_touched_rows(config, sequences.catalog.num_items, compiled)
+    average = {"use_ema": True, "ema_momentum": config.train.average_momentum} if config.train.average_momentum else {}
     parent = parent_of(config)
     old = parent.load_model() if parent else None
     with _scope(strategy):
         model = build_model(config, sequences.catalog.num_items, _activity_bounds(sequences, config, old))
-        momentum = config.train.average_momentum
-        average = {"use_ema": True, "ema_momentum": momentum} if momentum else {}
-        model.compile(optimizer=adam(config.train.learning_rate, **average), jit_compile=compiled == "on")
+        adam = FusedAdam(rate, touched, **average) if compiled == "chains" else keras.optimizers.Adam(rate, **average)
+        model.compile(optimizer=adam, jit_compile=compiled == "on")
         model.optimizer.build(model.trainable_variables)
     if parent and old:
         take_over(model, old, parent.catalog(), sequences, neighbors=config.train.new_items == "neighbors")
@@ -266,6 +264,14 @@ def _xla(config: Config, strategy: _Strategy) -> str:
         return config.train.xla
     # On CPU, XLA's matrix products are slower than TensorFlow's: it compiles only what stands between them.
     return "on" if keras.backend.backend() == "jax" or has_gpu() else "chains"
+
+
+def _updates_touched_rows(config: Config, num_items: int, compiled: str) -> bool:
+    chosen = config.train.item_updates
+    if chosen == "touched" and compiled != "chains":
+        raise UserError(f"--item-updates touched needs --xla chains: here XLA compiles {compiled}, and a step has one shape for all rows")
+    sampled = config.loss.next_item != "softmax"
+    return chosen == "touched" or (chosen == "auto" and sampled and num_items > _MANY_ITEMS and compiled == "chains")
 
 
 def _choose_kernels(model: ELCRec, config: Config, strategy: _Strategy) -> None:

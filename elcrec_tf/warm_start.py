@@ -8,7 +8,9 @@ rows of the old table, and to the gradients of old data.
 
 from __future__ import annotations
 
+import json
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from keras import ops
@@ -19,7 +21,6 @@ from elcrec_tf.data.item_neighbors import item_neighbors
 from elcrec_tf.data.shards import AnySequences
 from elcrec_tf.errors import UserError
 from elcrec_tf.intents import unit_rows
-from elcrec_tf.layers.cluster_centers import ClusterCenters
 from elcrec_tf.model import ELCRec
 from elcrec_tf.padding import PADDING
 from elcrec_tf.run_folder import RunFolder
@@ -36,7 +37,7 @@ def parent_of(config: Config) -> RunFolder | None:
     """The run that a configuration starts from.
 
     Raises:
-        UserError: when there is none there, it has no model, or its architecture is another one.
+        UserError: when there is none there, it has no model, or its architecture or its number of intents does not fit.
     """
     if config.train.warm_start is None:
         return None
@@ -51,7 +52,25 @@ def parent_of(config: Config) -> RunFolder | None:
             )
     if not parent.model_file.is_file():
         raise UserError(f"--warm-start {parent.path}: has no model.keras; the run has not finished an epoch (continue it with --resume)")
+    _check_intents(config, _intents_of(parent))
     return parent
+
+
+def _intents_of(parent: RunFolder) -> int:
+    """How many intents a run's model has, which training may have decided; read without loading the model."""
+    try:
+        with ZipFile(parent.model_file) as file:
+            return json.loads(file.read("config.json"))["config"]["num_clusters"]
+    except (BadZipFile, KeyError, ValueError) as error:
+        raise UserError(f"{parent.model_file}: is no model that elcrec_tf wrote ({error})") from None
+
+
+def _check_intents(config: Config, count: int) -> None:
+    start = f"--warm-start {config.train.warm_start}: the run has {count} intents"
+    if config.model.auto_clusters and count > config.model.most_clusters:
+        raise UserError(f"{start}; raise --most-clusters to {count} or more")
+    if not config.model.auto_clusters and count != config.model.num_clusters:
+        raise UserError(f"{start}, this one {config.model.num_clusters}; give --num-clusters {count}")
 
 
 def lineage(parent: RunFolder, catalog: Catalog) -> dict[str, Any]:
@@ -71,18 +90,21 @@ def lineage(parent: RunFolder, catalog: Catalog) -> dict[str, Any]:
     return {"run": str(parent.path), "fingerprint": parent.fingerprint(), **counts}
 
 
+def describe(origin: dict[str, Any]) -> str:
+    """One line of what `lineage` gives."""
+    counts = f"{origin['items_known']:,} items known to it, {origin['items_new']:,} new, {origin['items_gone']:,} of its items gone"
+    return f"warm start from {origin['run']}: {counts}"
+
+
 def take_over(model: ELCRec, old: ELCRec, old_catalog: Catalog, sequences: AnySequences, neighbors: bool) -> None:
     """Start a new model from another one's weights.
 
     Args:
-        model: untrained, for the catalogue of `sequences`; of the same architecture as `old`.
+        model: untrained, for the catalogue of `sequences`; of the same architecture as `old`, with room for its intents.
         old: the trained model.
         old_catalog: its items.
         sequences: the new data, whose training part tells where new items belong.
         neighbors: place new items near known ones; else they start at random.
-
-    Raises:
-        UserError: when the numbers of intents do not fit.
     """
     apart = {model.item_embedding.table.path, model.cluster_centers.centers.path}
     source = {variable.path: variable for variable in old.trainable_variables}
@@ -95,7 +117,11 @@ def take_over(model: ELCRec, old: ELCRec, old_catalog: Catalog, sequences: AnySe
     if neighbors:
         _place_new_items(table, known, sequences)
     model.item_embedding.table.assign(table)
-    _take_over_centers(model.cluster_centers, ops.convert_to_numpy(old.cluster_centers.centers))
+    centers = ops.convert_to_numpy(old.cluster_centers.centers)
+    if model.cluster_centers.retirable:
+        model.cluster_centers.keep(centers)
+    else:
+        model.cluster_centers.assign_centers(centers)
 
 
 def _place_new_items(table: np.ndarray, known: np.ndarray, sequences: AnySequences) -> None:
@@ -121,15 +147,3 @@ def _place_new_items(table: np.ndarray, known: np.ndarray, sequences: AnySequenc
     means[is_new & (near.sum(axis=1) == 0)] = unit_rows(table[old].mean(axis=0, keepdims=True))
     length = np.median(np.linalg.norm(table[old], axis=1))
     table[is_new] = length * unit_rows(cosine * means + np.sqrt(1 - cosine**2) * vectors)[is_new]
-
-
-def _take_over_centers(layer: ClusterCenters, centers: np.ndarray) -> None:
-    count = len(centers)
-    if layer.retirable:
-        if count > layer.num_clusters:
-            raise UserError(f"--warm-start: the run has {count} intents; raise --most-clusters to {count} or more")
-        layer.keep(centers)
-    elif count == layer.num_clusters:
-        layer.assign_centers(centers)
-    else:
-        raise UserError(f"--warm-start: the run has {count} intents, this one {layer.num_clusters}; give --num-clusters {count}")

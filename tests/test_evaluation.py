@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+from scipy import sparse
 
+from elcrec_tf import evaluation
 from elcrec_tf.data.pipeline import ranking_batches
-from elcrec_tf.evaluation import Ranker, evaluate_model, popularity_ranks
-from elcrec_tf.ranking import ranking_metrics
+from elcrec_tf.evaluation import Ranker, count_ranks, evaluate_model, popularity_ranks
+from elcrec_tf.ranking import exclude_items, ranking_metrics, target_ranks
 from tests.toy import random_sequences, sequences_of, toy_model
 
 MAX_LENGTH = 6
@@ -72,3 +74,32 @@ def test_popularity_by_hand():
     sequences = sequences_of([1, 5, 6], [2, 3, 1, 6], [5, 1, 2, 4, 6], counts=[3, 1, 2, 0, 2, 0])
     for batch_size in (2, 1024):
         np.testing.assert_array_equal(popularity_ranks(sequences, "validation", batch_size), [1, 0, 2])
+
+
+def test_large_catalogues_rank_in_blocks_as_at_once(model, sequences, monkeypatch):
+    data = ranking_batches(sequences, "test", 5, MAX_LENGTH)
+    expected = Ranker(model).rank(data)
+    monkeypatch.setattr(evaluation, "MOST_AT_ONCE", 44)
+    result = Ranker(model).rank(data)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(result[name], values)
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_ranks_by_counts_equal_the_scores_of_all_items(split):
+    """Few items and many ties; targets that repeat the history; scores that hang upon the latest item."""
+    rng = np.random.default_rng(5)
+    sequences = sequences_of(*(rng.integers(1, 13, rng.integers(3, 20)) for _ in range(60)), num_items=12)
+    scores = np.concatenate([[9], rng.integers(0, 4, 12) / 4])
+    after = np.vstack([np.zeros((1, 13)), rng.integers(0, 3, (12, 13)) * rng.integers(0, 2, (12, 13))])
+    after[:, 0] = 0
+    for table in (None, after):
+        expected = []
+        for batch in ranking_batches(sequences, split, 16, 1).dataset.as_numpy_iterator():
+            whole = scores + (0 if table is None else table[batch["history"][:, -1]])
+            rest = exclude_items(np.broadcast_to(whole, (16, 13)).astype("float32"), batch["exclude"])
+            expected.append((np.asarray(target_ranks(rest, batch["target"])), batch["target"]))
+        ranks, targets = (np.concatenate(column) for column in zip(*expected, strict=True))
+        expected = ranking_batches(sequences, split, 16, 1).in_order(targets, ranks)[0]
+        found = count_ranks(sequences, split, scores, None if table is None else sparse.csr_array(table), 16)
+        np.testing.assert_array_equal(found, expected)

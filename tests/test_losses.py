@@ -7,6 +7,7 @@ import tensorflow as tf
 from elcrec_tf import losses
 from elcrec_tf.kernels import Kernels, using
 from elcrec_tf.losses import bce_loss, elcm_assign, elcm_paper, nt_xent, sampled_softmax_loss, softmax_loss
+from tests.toy import rows_of
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 NUM_ITEMS = 9
@@ -172,8 +173,8 @@ def test_softmax_of_large_scores_is_finite(kernels, size, bounded):
 
 NEXT_ITEM = {
     "softmax": softmax_loss,
-    "sampled_softmax": lambda q, t, k: sampled_softmax_loss(q, t, np.int32([1, 2, 5]), np.float32([-2, -2, -2]), k),
-    "bce": lambda q, t, k: bce_loss(q, t, np.where(t, 5, 0).astype("int32"), k),
+    "sampled_softmax": lambda q, t, k: sampled_softmax_loss(q, t, np.int32([1, 2, 5]), np.float32([-2, -2, -2]), rows_of(k)),
+    "bce": lambda q, t, k: bce_loss(q, t, np.where(t, 5, 0).astype("int32"), rows_of(k)),
 }
 
 
@@ -216,13 +217,15 @@ def test_sampled_softmax_over_all_items_is_the_full_softmax(scored):
     queries, targets, keys = scored
     everything = np.arange(1, NUM_ITEMS + 1, dtype="int32")
     rates = np.full(NUM_ITEMS, -math.log(NUM_ITEMS), "float32")
-    np.testing.assert_allclose(float(sampled_softmax_loss(queries, targets, everything, rates, keys)), naive_softmax(*scored), **CLOSE)
+    np.testing.assert_allclose(
+        float(sampled_softmax_loss(queries, targets, everything, rates, rows_of(keys))), naive_softmax(*scored), **CLOSE
+    )
 
 
 def test_sampled_softmax_over_all_other_items_is_the_full_softmax(scored):
     queries, _, keys = scored
     targets, others = np.full(5, 4, "int32"), np.int32([1, 2, 3, 5, 6, 7, 8, 9])
-    loss = sampled_softmax_loss(queries, targets, others, np.full(8, -math.log(8), "float32"), keys)
+    loss = sampled_softmax_loss(queries, targets, others, np.full(8, -math.log(8), "float32"), rows_of(keys))
     np.testing.assert_allclose(float(loss), naive_softmax(queries, targets, keys), **CLOSE)
 
 
@@ -234,8 +237,8 @@ def test_sampled_softmax_corrects_an_uneven_sample(rng):
     draws = rng.choice(NUM_ITEMS, 40_000, p=rate)
     negatives = (draws + 1).astype("int32")
     full = naive_softmax(query, target, keys)
-    corrected = float(sampled_softmax_loss(query, target, negatives, np.log(rate[draws]).astype("float32"), keys))
-    uncorrected = float(sampled_softmax_loss(query, target, negatives, np.full(len(draws), -math.log(9), "float32"), keys))
+    corrected = float(sampled_softmax_loss(query, target, negatives, np.log(rate[draws]).astype("float32"), rows_of(keys)))
+    uncorrected = float(sampled_softmax_loss(query, target, negatives, np.full(len(draws), -math.log(9), "float32"), rows_of(keys)))
     assert corrected == pytest.approx(full, abs=0.02)
     assert uncorrected > full + 0.2
 
@@ -243,13 +246,15 @@ def test_sampled_softmax_corrects_an_uneven_sample(rng):
 def test_own_target_is_no_negative():
     """The only negative is the target: nothing competes."""
     keys = np.float32([[0], [1], [2]])
-    assert float(sampled_softmax_loss(np.float32([[1]]), np.int32([2]), np.int32([2]), np.float32([0]), keys)) == pytest.approx(0, abs=1e-6)
+    assert float(sampled_softmax_loss(np.float32([[1]]), np.int32([2]), np.int32([2]), np.float32([0]), rows_of(keys))) == pytest.approx(
+        0, abs=1e-6
+    )
 
 
 def test_bce_by_hand():
     """Scores ln 3 and 0: -log sigmoid(ln 3) = ln(4/3) and -log(1 - sigmoid(0)) = ln 2, together ln(8/3)."""
     keys = np.float32([[7, 7], [math.log(3), 0], [0, 5]])
-    loss = bce_loss(np.float32([[1, 0], [1, 1]]), np.int32([1, 0]), np.int32([2, 0]), keys)
+    loss = bce_loss(np.float32([[1, 0], [1, 1]]), np.int32([1, 0]), np.int32([2, 0]), rows_of(keys))
     assert float(loss) == pytest.approx(math.log(8 / 3), rel=1e-5)
 
 

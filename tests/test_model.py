@@ -10,7 +10,7 @@ from elcrec_tf.kernels import Kernels
 from elcrec_tf.losses import bce_loss, elcm_assign, elcm_paper, nt_xent, sampled_softmax_loss, softmax_loss
 from elcrec_tf.masking import masked_mean, valid_mask
 from elcrec_tf.model import TERMS, ELCRec, build_model
-from tests.toy import NUM_ITEMS, packed, packed_rows, toy_config, toy_model
+from tests.toy import NUM_ITEMS, packed, packed_rows, rows_of, toy_config, toy_model
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 HISTORY = np.array([[0, 0, 1, 2, 3], [0, 4, 5, 6, 1], [0, 0, 0, 0, 2], [3, 5, 1, 2, 6]], "int32")
@@ -109,9 +109,9 @@ def test_next_item_term_is_the_loss_of_the_right_states(next_item, examples):
     if next_item == "softmax":
         expected = softmax_loss(queries, targets, keys)
     elif next_item == "bce":
-        expected = bce_loss(queries, targets, y["negative"].reshape(-1), keys)
+        expected = bce_loss(queries, targets, y["negative"].reshape(-1), rows_of(keys))
     else:
-        expected = sampled_softmax_loss(queries, targets, y["negatives"], y["negative_log_rates"], keys)
+        expected = sampled_softmax_loss(queries, targets, y["negatives"], y["negative_log_rates"], rows_of(keys))
     assert loss_of(model, x, y)[1]["next_item"] == pytest.approx(float(expected), rel=1e-5)
 
 

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from elcrec_tf import optimizer as module
+from elcrec_tf.kernels import lookup
 from elcrec_tf.optimizer import FusedAdam
 
 # The first is large enough for a kernel of its own; the scalar is the score's temperature.
@@ -89,7 +90,7 @@ def test_inside_a_compiled_train_step(monkeypatch):
 
 
 def test_config_round_trip():
-    optimizer = FusedAdam(0.03, beta_1=0.8, beta_2=0.99, epsilon=1e-5, weight_decay=0.1)
+    optimizer = FusedAdam(0.03, touched_rows=True, beta_1=0.8, beta_2=0.99, epsilon=1e-5, weight_decay=0.1)
     again = FusedAdam.from_config(optimizer.get_config())
     assert again.get_config() == optimizer.get_config()
     assert type(keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))) is FusedAdam
@@ -108,3 +109,33 @@ def test_a_saved_model_goes_on_with_its_moments(tmp_path, monkeypatch):
     assert loaded.train_on_batch(x, y) == pytest.approx(model.train_on_batch(x, y), rel=1e-6)
     for ours, theirs in zip(loaded.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_touched_rows_alone_move_and_count_once():
+    """Rows 3 and 5, of which 3 is looked up twice: they move as under dense Adam's first step; moments of others do not decay."""
+    table = keras.Variable(STARTS[0])
+    dense = keras.Variable(STARTS[0])
+    lazy, usual = FusedAdam(0.1, touched_rows=True), keras.optimizers.Adam(0.1)
+    for optimizer, variable in ((lazy, table), (usual, dense)):
+        optimizer.build([variable])
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.square(lookup(variable, np.int32([3, 5, 3]))))
+        gradient = tape.gradient(loss, variable.value)
+        assert isinstance(gradient, tf.IndexedSlices)
+        optimizer.apply_gradients([(gradient if optimizer is lazy else tf.convert_to_tensor(gradient), variable)])
+    np.testing.assert_allclose(np.asarray(table), np.asarray(dense), rtol=1e-5, atol=1e-6)
+
+    before, moments = np.asarray(table), [np.asarray(one) for one in (lazy._momentums[0], lazy._velocities[0])]
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(lookup(table, np.int32([7])))
+    lazy.apply_gradients([(tape.gradient(loss, table.value), table)])
+    assert np.flatnonzero(np.abs(np.asarray(table) - before).max(axis=1)).tolist() == [7]
+    for now, then in zip((lazy._momentums[0], lazy._velocities[0]), moments, strict=True):
+        assert np.flatnonzero(np.abs(np.asarray(now) - then).max(axis=1)).tolist() == [7]
+        np.testing.assert_array_equal(np.asarray(now)[[3, 5]], then[[3, 5]])
+
+
+def test_dense_gradients_are_the_same_with_touched_rows():
+    ours, theirs = (stepped(optimizer, dense_gradients()) for optimizer in (FusedAdam(touched_rows=True), keras.optimizers.Adam()))
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

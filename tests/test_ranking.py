@@ -2,8 +2,9 @@ import math
 
 import numpy as np
 import pytest
+from keras import ops
 
-from elcrec_tf.ranking import exclude_items, ranking_metrics, target_ranks
+from elcrec_tf.ranking import exclude_items, ranking_metrics, ranks_in_blocks, target_ranks
 
 NAN, INF = math.nan, math.inf
 SCORES = np.float32([[9, 1, 5, 3, 4], [9, 2, 2, 7, 0]])  # column 0 is padding
@@ -102,3 +103,32 @@ def test_metrics_equal_naive_lists():
 def test_no_users_give_zero():
     assert set(ranking_metrics(np.array([], int)).values()) == {0.0}
     assert ranking_metrics(np.array([], int)).keys() == ranking_metrics(np.array([1])).keys()
+
+
+def in_blocks(queries, keys, targets, exclude, block):
+    def keys_of(items):
+        return ops.take(keys, items, axis=0)
+
+    return np.asarray(ranks_in_blocks(queries, np.int32(targets), np.int32(exclude), keys_of, len(keys) - 1, block)).tolist()
+
+
+def at_once(queries, keys, targets, exclude):
+    return ranks(queries @ keys.T, targets, exclude)
+
+
+@pytest.mark.parametrize("block", [1, 4, 7, 29, 30, 64])
+def test_blocks_rank_as_one(block):
+    """Whatever the blocks' edges do to targets and excluded items; rows without target; a target that is itself excluded."""
+    rng = np.random.default_rng(2)
+    queries, keys = rng.normal(size=(6, 4)).astype("float32"), rng.normal(size=(30, 4)).astype("float32")
+    targets, exclude = [1, 29, 8, 0, 15, 3], rng.integers(0, 30, (6, 9))
+    exclude[4, 0] = 15
+    assert in_blocks(queries, keys, targets, exclude, block) == at_once(queries, keys, targets, exclude)
+
+
+@pytest.mark.parametrize("block", [3, 16])
+def test_ties_and_nan_count_against_the_target_in_blocks_too(block):
+    queries = np.float32([[1, 2], [np.nan, 1]])
+    keys = np.tile(np.float32([[0.3, 0.7]]), (21, 1))
+    exclude = [[4, 4, 0], [5, 0, 0]]
+    assert in_blocks(queries, keys, [9, 9], exclude, block) == at_once(queries, keys, [9, 9], exclude) == [18, 20]

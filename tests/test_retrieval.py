@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from elcrec_tf.ranking import ranking_metrics, target_ranks
-from elcrec_tf.retrieval import ItemIndex, best_items, tensorflow_recommenders
+from elcrec_tf.retrieval import ItemIndex, tensorflow_recommenders
 
 EVERY_MODULE = """
 import importlib, pkgutil
@@ -32,17 +32,6 @@ except UserError as error:
 
 def embeddings(items=7, size=4):
     return np.random.default_rng(0).normal(size=(items, size)).astype(np.float32)
-
-
-def test_best_items_leave_out_the_excluded_and_padding():
-    scores = tf.constant([[9.0, 1, 3, 2, 3]])
-    best, index = best_items(scores, tf.constant([[4, 0, 0]]), 3)
-    assert index.numpy().tolist() == [[2, 3, 1]]
-    assert best.numpy().tolist() == [[3, 2, 1]]
-
-
-def test_of_equal_scores_the_smaller_index_comes_first():
-    assert best_items(tf.zeros([1, 5]), tf.zeros([1, 0], tf.int32), 4)[1].numpy().tolist() == [[1, 2, 3, 4]]
 
 
 @pytest.mark.parametrize("kind", ["brute_force", "streaming"])

@@ -119,6 +119,7 @@ def test_intents_that_training_counted_are_taken_over(parent, tmp_path):
         train_model(parent[0], warm(parent, num_clusters="auto", most_clusters=3), RunFolder(tmp_path / "few"))
     with pytest.raises(UserError, match="give --num-clusters 4"):
         train_model(parent[0], warm(parent, num_clusters=6), RunFolder(tmp_path / "other"))
+    assert not (tmp_path / "few").exists() and not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("changes", [{"max_length": 12}, {"hidden_size": 16}, {"num_layers": 2}, {"activity_features": False}])
@@ -135,6 +136,9 @@ def test_a_parent_without_a_model_or_without_common_items_is_refused(parent, tmp
     empty = RunFolder(tmp_path / "unfinished")
     empty.create(TINY, parent[0].catalog)
     with pytest.raises(UserError, match="has no model.keras"):
+        train_model(parent[0], TINY.replace(warm_start=str(empty.path)), RunFolder(tmp_path / "run"))
+    empty.model_file.write_bytes(b"broken")
+    with pytest.raises(UserError, match="is no model"):
         train_model(parent[0], TINY.replace(warm_start=str(empty.path)), RunFolder(tmp_path / "run"))
     with pytest.raises(UserError, match="knows none of the 6 items"):
         train_model(sequences_of([1, 2, 3, 4, 5, 6]), warm(parent), RunFolder(tmp_path / "run"))

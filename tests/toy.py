@@ -55,6 +55,13 @@ def packed(histories, length, spare=0):
     return {"history": cells.reshape(-1, length), "slot": packing.slot, "distance": packing.distance, "last": packing.last}
 
 
+def rows_of(keys):
+    """What gives a loss the rows of `keys`."""
+    from keras import ops
+
+    return lambda items: ops.take(keys, items, axis=0)
+
+
 def toy_model(num_items=NUM_ITEMS, **arguments):
     """A tiny `ELCRec` without dropout, with weights large enough that no two scores are close."""
     import keras

@@ -68,7 +68,7 @@ class Oracle:
         The truth it guesses is `sequences.intents[holdout_positions(sequences, split) - 1]`.
         """
         posterior = np.empty((sequences.num_users, self._world.num_intents))
-        for beliefs in self._blocks(sequences, split, self._world.num_intents):
+        for beliefs in self._blocks(sequences, holdout_positions(sequences, split), self._world.num_intents):
             posterior[beliefs.users] = beliefs.intents
         return posterior
 
@@ -79,20 +79,33 @@ class Oracle:
         """
         ends = holdout_positions(sequences, split)
         ranks = np.empty(sequences.num_users, np.int64)
-        for beliefs in self._blocks(sequences, split, self._world.num_items):
-            users, events = beliefs.users, ends[beliefs.users]
-            scores = self._scores(beliefs, self._epoch_weights(sequences, events))
-            scores[:, 0] = -np.inf
-            row = np.repeat(np.arange(len(users)), beliefs.lengths)
-            position = np.arange(len(row)) - np.repeat(np.cumsum(beliefs.lengths) - beliefs.lengths, beliefs.lengths)
-            scores[row, sequences.items[sequences.offsets[users][row] + position]] = -np.inf
+        for beliefs in self._blocks(sequences, ends, self._world.num_items):
+            events = ends[beliefs.users]
+            scores = self._unseen_scores(sequences, beliefs, self._epoch_weights(sequences, events))
             target = np.take_along_axis(scores, sequences.items[events][:, None], axis=1)
-            ranks[users] = (scores >= target).sum(axis=1) - 1
+            ranks[beliefs.users] = (scores >= target).sum(axis=1) - 1
         return ranks
 
-    def _blocks(self, sequences: Sequences, split: _Split, width: int) -> Iterator[_Beliefs]:
-        """Beliefs at the end of the split's histories, in blocks of users that keep tables `[users, width]` small."""
-        ends = holdout_positions(sequences, split)
+    def best_items(self, sequences: Sequences, count: int) -> np.ndarray:
+        """int32 `[users, count]` unseen items that are likeliest to follow all events of each user, best first; 0 where none is left.
+
+        Users may have no event at all. Equally likely items are in the catalogue's order.
+
+        Raises:
+            UserError: for a world with drift, where the answer depends on the time of the question.
+        """
+        if self._world.drifts:
+            raise UserError("the oracle's recommendations need a world without drift: simulate the data with sim_drift 0")
+        best = np.zeros((sequences.num_users, count), np.int32)
+        for beliefs in self._blocks(sequences, sequences.offsets[1:], self._world.num_items):
+            scores = self._unseen_scores(sequences, beliefs, np.ones((1, len(beliefs.users))))
+            order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+            left = np.isfinite(np.take_along_axis(scores, order, axis=1))
+            best[beliefs.users, : order.shape[1]] = np.where(left, order, 0)
+        return best
+
+    def _blocks(self, sequences: Sequences, ends: np.ndarray, width: int) -> Iterator[_Beliefs]:
+        """Beliefs after each user's events before the position `ends`, in blocks of users that keep tables `[users, width]` small."""
         if sequences.catalog.num_items != self._world.num_items or sequences.timestamps is None:
             raise UserError("the oracle needs the sequences of its own simulator configuration, and their timestamps")
         lengths = ends - sequences.offsets[:-1]
@@ -143,6 +156,15 @@ class Oracle:
         factor, _ = self._factor(beliefs, weights)
         mixture = self._prior(beliefs) * factor
         return sum((mixture * weight[:, None]) @ items.T for weight, items in zip(weights, self._by_item, strict=True))
+
+    def _unseen_scores(self, sequences: Sequences, beliefs: _Beliefs, weights: np.ndarray) -> np.ndarray:
+        """`_scores`, with -inf for padding and what the beliefs have seen."""
+        scores = self._scores(beliefs, weights)
+        scores[:, 0] = -np.inf
+        row = np.repeat(np.arange(len(beliefs.users)), beliefs.lengths)
+        position = np.arange(len(row)) - np.repeat(np.cumsum(beliefs.lengths) - beliefs.lengths, beliefs.lengths)
+        scores[row, sequences.items[sequences.offsets[beliefs.users][row] + position]] = -np.inf
+        return scores
 
     def _epoch_weights(self, sequences: Sequences, events: np.ndarray) -> np.ndarray:
         """`[epochs, n]` weights of the item distributions at the beginning (and the end) of the year at `events`."""

@@ -29,8 +29,10 @@ _REDRAWS = 16  # cheap redraws before the rest is drawn exactly
 _DENSE_CELLS = 1 << 22  # cells of the largest dense table of weights
 
 
-def simulate(config: SimulatorConfig) -> Sequences:
-    """Simulated sequences with the planted intent of every event, the same for the same `config`.
+def simulate(config: SimulatorConfig, population: int = 0) -> Sequences:
+    """Simulated sequences with the planted intent of every event, the same for the same `config` and `population`.
+
+    Another `population` has other users of the same world: the items, intents and laws of events stay. Models train on population 0.
 
     Item ids are `item-0042` (the number is the catalogue index), titles tell the planted intents and ranks (`intent 07 / rank 3`), user
     ids are `user-00017`, timestamps are seconds since 1970 within 2024 and strictly increase within a user. `intents` holds a user's
@@ -40,7 +42,7 @@ def simulate(config: SimulatorConfig) -> Sequences:
         UserError: for sizes that do not fit together.
     """
     world = planted(config)
-    rng = np.random.default_rng([config.sim_seed, 1])
+    rng = np.random.default_rng([config.sim_seed, 1, population])
     lengths = _activity(config, rng)
     offsets = np.concatenate(([0], np.cumsum(lengths)))
     intents = _intents(world, offsets, rng)

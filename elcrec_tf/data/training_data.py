@@ -12,6 +12,7 @@ from elcrec_tf.augment import random_view, view_length
 from elcrec_tf.config import Config
 from elcrec_tf.data.history import latest_items, prepare_history
 from elcrec_tf.data.item_similarity import similar_items
+from elcrec_tf.data.negatives import NegativeSampler, one_negative
 from elcrec_tf.data.packing import Packing, pack
 from elcrec_tf.data.sequences import Sequences
 from elcrec_tf.data.shard_plan import ShardPlan
@@ -45,7 +46,8 @@ def training_batches(
     negatives are functions of (seed, epoch, step): a run that starts at `first_epoch` gets what an uninterrupted one gets there.
 
     Several replicas share a batch: its examples are those that one would get, neighbours by length in one replica each. So is the sample
-    of negatives that the sampled softmax shares; views and BCE's negatives are each replica's own.
+    of uniform or log-uniform negatives that the sampled softmax shares; in-batch and mixed ones are drawn from each replica's own targets,
+    and views and BCE's negatives are each replica's own.
 
     x: `examples`, and `users` beside prefixes, and `view_a`, `view_b` of the users where a contrastive weight is above 0. Each is a
     dict of int32 `history`, `slot`, `distance` `[rows, length]` and `last` `[slots]`.
@@ -188,6 +190,9 @@ class _Batches:
         self.config = config
         self.holders = holders
         self.num_items = sequences.catalog.num_items
+        self.sampler = (
+            NegativeSampler(loss.negatives, loss.num_negatives, sequences.catalog) if loss.next_item == "sampled_softmax" else None
+        )
         self.users = "users" if "users" in deals else "examples"
         # One layout serves all holders: a slot holds the longest of what goes round.
         longest = {name: np.clip(deal.longest[::-1][:: len(holders)][::-1], 1, most) for name, deal in deals.items()}
@@ -249,7 +254,7 @@ class _Batches:
             x["view_a"] = self._view(rows[self.users], key)
             x["view_b"] = self._view(rows[self.users], key + 50)
         known = tf.concat([rows["examples"], after], axis=1)
-        shared = self.config.loss.next_item == "sampled_softmax"
+        shared = self.sampler is not None and self.sampler.of_catalogue
         return x, {"target": target} | self._negatives(x["examples"], target, known, shared_key if shared else key + 99)
 
     def _view(self, rows: tf.Tensor, key: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -264,22 +269,14 @@ class _Batches:
         return part | {"last": tf.gather(part["last"], slot)}
 
     def _negatives(self, examples: dict[str, tf.Tensor], target: tf.Tensor, known: tf.Tensor, key: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Sampled negatives for the losses that need them, uniform over the catalogue. `known` `[slots, n]` are items of each history."""
-        loss = self.config.loss
-        if loss.next_item == "sampled_softmax":
-            negatives = tf.random.stateless_uniform([loss.num_negatives], key, 1, self.num_items + 1, tf.int32)
-            return {"negatives": negatives, "negative_log_rates": tf.fill([loss.num_negatives], -np.log(self.num_items).astype(np.float32))}
-        if loss.next_item != "bce":
+        """Sampled negatives for the losses that need them. `known` `[slots, n]` are items of each history."""
+        if self.sampler is not None:
+            return self.sampler.draw(target, key)
+        if self.config.loss.next_item != "bce":
             return {}
-        # The official code draws outside the user's whole sequence, held-out items included, which tells a little about them.
-        # Here a draw is only kept off the history and the target; after three draws it is taken as it comes.
         if self.users == "examples":
             known = tf.gather(tf.pad(known, [[0, 1], [0, 0]]), examples["slot"])
-        draws = tf.random.stateless_uniform([3, *target.shape], key, 1, self.num_items + 1, tf.int32)
-        negative = draws[0]
-        for other in (draws[1], draws[2]):
-            negative = tf.where(tf.reduce_any(negative[..., None] == known, axis=-1), other, negative)
-        return {"negative": tf.where(target == PADDING, PADDING, negative)}
+        return {"negative": one_negative(target, known, self.num_items, key)}
 
 
 def _part(rows: tf.Tensor, packing: Packing) -> dict[str, tf.Tensor]:

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from elcrec_tf.kernels import lookup
 from elcrec_tf.vectors import unit
 
 MOST_SCALE = 64.0
@@ -55,7 +56,7 @@ class ItemEmbedding(keras.layers.Layer):
             self.log_scale = self.add_weight(name="log_scale", shape=(), initializer=start)
 
     def call(self, items: Any) -> Any:
-        return ops.take(self.table, items, axis=0)
+        return lookup(self.table, items)
 
     def queries(self, states: Any) -> Any:
         """States `[..., hidden_size]` -> query vectors whose dot product with `keys()` rows is the score."""
@@ -65,8 +66,14 @@ class ItemEmbedding(keras.layers.Layer):
 
     def keys(self) -> Any:
         """The item side of the score, `[num_items + 1, hidden_size]`; row 0 is padding and no candidate."""
-        table = ops.convert_to_tensor(self.table)
-        return table if self.score == "dot" else unit(table)
+        return self._as_keys(ops.convert_to_tensor(self.table))
+
+    def keys_of(self, items: Any) -> Any:
+        """The rows of `keys()` that belong to item indices, of any shape; no other row is computed or gets a gradient."""
+        return self._as_keys(lookup(self.table, items))
+
+    def _as_keys(self, embeddings: Any) -> Any:
+        return embeddings if self.score == "dot" else unit(embeddings)
 
     def compute_output_spec(self, items: Any) -> keras.KerasTensor:
         return keras.KerasTensor((*items.shape, self.hidden_size), self.compute_dtype)

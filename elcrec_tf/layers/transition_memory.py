@@ -53,7 +53,7 @@ class TransitionMemory(keras.layers.Layer):
         self.shares.assign(shares)
 
     def call(self, history: Any) -> Any:
-        latest = ops.flip(history[:, -_LATEST:], axis=1)
+        latest = _latest(history)
         batch, count = ops.shape(latest)
         shares = ops.take(self.shares, latest, axis=0) * ops.power(_RECENCY, ops.arange(count, dtype="float32"))[:, None]
         rows = ops.arange(batch, dtype="int32")[:, None, None] * (self.num_items + 1)
@@ -61,8 +61,17 @@ class TransitionMemory(keras.layers.Layer):
         total = ops.scatter(places, ops.reshape(shares, (-1,)), (batch * (self.num_items + 1),))
         return self.weight * ops.log1p(_GAIN * ops.reshape(total, (-1, self.num_items + 1)))
 
+    def remembered(self, history: Any) -> Any:
+        """The items that something is added to, int32 `[batch, n]`, in any order, repeated, with 0 in between."""
+        return ops.reshape(ops.take(self.successors, _latest(history), axis=0), (-1, ops.shape(_latest(history))[1] * self.width))
+
     def compute_output_spec(self, history: Any) -> keras.KerasTensor:
         return keras.KerasTensor((history.shape[0], self.num_items + 1), "float32")
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "num_items": self.num_items, "weight": self.weight, "width": self.width}
+
+
+def _latest(history: Any) -> Any:
+    """The latest items, the latest first."""
+    return ops.flip(history[:, -_LATEST:], axis=1)

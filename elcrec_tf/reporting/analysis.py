@@ -21,6 +21,7 @@ from elcrec_tf.reporting.loading import Run
 RECOMMENDATIONS = 10
 _TYPICAL_ITEMS = 5
 _TOP_INTENTS = 3
+_SCORES = 1 << 25  # of a batch
 _TOLERANCE = 0.005  # between two machines' ranks of the same model
 
 
@@ -76,7 +77,9 @@ def analyse(run: Run, model: ELCRec) -> Analysis:
         UserError: when the model is not the one that metrics.json tells of.
     """
     config, sequences = run.config, run.sequences
-    data = ranking_batches(sequences, "test", config.train.eval_batch_size, config.model.max_length)
+    # Scores of all items at once: fewer users a batch where there are many items.
+    size = max(1, min(config.train.eval_batch_size, _SCORES // model.item_embedding.num_items))
+    data = ranking_batches(sequences, "test", size, config.model.max_length)
     answers = Answers(model).rank(data)
     check_metrics(run, answers["rank"])
     return Analysis(

@@ -16,10 +16,9 @@ from elcrec_tf.serving.answers import Answers
 from elcrec_tf.serving.histories import ItemId, batches, decode, encode, texts
 from elcrec_tf.serving.layout import CATALOG, read_metadata, version_folder
 
-# Bounds on a batch: rows, cells of the padded histories (strings of 24 bytes), cells of the scores (floats).
+# Bounds on a batch: rows, cells of the padded histories (strings of 24 bytes).
 _ROWS = 256
 _HISTORY_CELLS = 1 << 18
-_SCORE_CELLS = 1 << 25
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,6 @@ class Recommender:
         self.catalog = catalog
         self.top_k = int(metadata["top_k"])
         self._loaded = loaded  # holds the variables that the signatures read
-        self._rows = max(1, min(_ROWS, _SCORE_CELLS // (catalog.num_items + 1)))
 
     @property
     def titles(self) -> Mapping[str, str]:
@@ -118,7 +116,7 @@ class Recommender:
         checked = [texts(history) for history in histories]
         signature = self._loaded.signatures["recommend_with_history" if include_history else "recommend"]
         answers = Answers.blank(len(checked), k)
-        for positions, batch in _batches(checked, self._rows):
+        for positions, batch in _batches(checked):
             outputs = {name: value.numpy() for name, value in signature(history=tf.constant(batch, tf.string)).items()}
             answers.item_ids[positions] = decode(outputs["item_ids"][:, :k])
             answers.scores[positions] = outputs["scores"][:, :k]
@@ -137,7 +135,7 @@ class Recommender:
         return self.catalog.index(texts(ids)) > 0
 
 
-def _batches(histories: list[list[str]], rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _batches(histories: list[list[str]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (positions, `[batch, width]` bytes objects), longest histories first."""
-    for positions, (batch,) in batches([[encode(history) for history in histories]], rows, _HISTORY_CELLS):
+    for positions, (batch,) in batches([[encode(history) for history in histories]], _ROWS, _HISTORY_CELLS):
         yield positions, batch

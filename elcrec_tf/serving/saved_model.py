@@ -24,8 +24,9 @@ from elcrec_tf.errors import UserError
 from elcrec_tf.files import write_json
 from elcrec_tf.model import ELCRec
 from elcrec_tf.run_folder import RunFolder
-from elcrec_tf.serving.layout import CATALOG, METADATA, SAVED_MODEL, versions
-from elcrec_tf.serving.signatures import ServingModule
+from elcrec_tf.serving.approximate import Approximation, approximate_search
+from elcrec_tf.serving.layout import CATALOG, METADATA, SAVED_MODEL, read_metadata, versions
+from elcrec_tf.serving.signatures import ServingModule, item_keys
 from elcrec_tf.serving.tf_serving_files import stable_version, write_serving_files
 from elcrec_tf.serving.warmup import write_warmup
 
@@ -39,6 +40,7 @@ def export_saved_model(
     top_k: int = 100,
     metadata: Mapping[str, Any] | None = None,
     keep: int | None = None,
+    approximation: Approximation | None = None,
 ) -> Path:
     """Write `directory/<version>/`, one above the highest version there (1 at first). It appears when it is whole.
 
@@ -53,13 +55,14 @@ def export_saved_model(
         top_k: recommendations a history; a smaller catalogue gives all its items.
         metadata: what else metadata.json should say (config, data set, metrics), ready for JSON.
         keep: remove all but so many of the newest versions, and the one that models.config labels stable; None removes none.
+        approximation: of an approximate index that finds the items; exact search if None.
 
     Returns:
         The version's folder.
 
     Raises:
         UserError: for a folder that cannot be written, a model with weights that are not finite, another Keras backend than TensorFlow,
-            and where `ServingModule` refuses the model, the catalogue or `top_k`.
+            and where `ServingModule` or `approximate_search` refuses what it gets.
     """
     if (backend := keras.backend.backend()) != "tensorflow":
         raise UserError(
@@ -68,14 +71,17 @@ def export_saved_model(
         )
     directory = Path(directory)
     try:
-        module = ServingModule(model, catalog, top_k)
+        search, index = None, {"kind": "exact"}
+        if approximation is not None:
+            search, index = approximate_search(model, item_keys(model), top_k, approximation)
+        module = ServingModule(model, catalog, top_k, search)
     except ValueError as error:
         raise UserError(f"the model cannot be exported: {error}") from None
-    if not all(np.isfinite(variable.numpy()).all() for variable in module.variables):
+    if not all(tf.reduce_all(tf.math.is_finite(variable)) for variable in module.variables if variable.dtype.is_floating):
         raise UserError("the model cannot be exported: some of its weights are NaN or infinite; train it again")
     try:
         with _temporary_folder(directory) as temporary:
-            _write(module, catalog, temporary, metadata or {}, directory.resolve().name)
+            _write(module, catalog, temporary, {**(metadata or {}), "index": index}, directory.resolve().name)
             version = take_next_version(temporary, directory)
         tidy(directory, keep)
         return version
@@ -91,6 +97,7 @@ def export_run(
     top_k: int = 100,
     example: Sequence[str] | None = None,
     keep: int | None = None,
+    approximation: Approximation | None = None,
 ) -> Path:
     """Export the best model of a run with its config, data set and test metrics, and print where it went and how to ask it.
 
@@ -98,7 +105,7 @@ def export_run(
         folder: the run.
         directory: the model's folder; `saved_models/<data set>` if None.
         console: where to print.
-        top_k, keep: see `export_saved_model`.
+        top_k, keep, approximation: see `export_saved_model`.
         example: ids for the printed command; the two most popular items if None.
 
     Returns:
@@ -115,12 +122,23 @@ def export_run(
         "test_metrics": metrics.get("test"),
     }
     directory = Path("saved_models", name) if directory is None else Path(directory)
-    version = export_saved_model(folder.load_model(), catalog, directory, top_k, metadata, keep)
+    version = export_saved_model(folder.load_model(), catalog, directory, top_k, metadata, keep, approximation)
     example = example or catalog.raw(np.argsort(-catalog.counts, kind="stable")[:2] + 1)
     command = f"{cli.command('recommend')} {shlex.join([str(directory), '--history', *example])}"
-    for line in (f"exported {folder.path} to {version}", f"ask it with: {command}"):
+    lines = [f"exported {folder.path} to {version}", f"ask it with: {command}"]
+    if approximation is not None:
+        lines.insert(1, _about_index(read_metadata(version)["index"]))
+    for line in lines:
         console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
     return version
+
+
+def _about_index(index: Mapping[str, Any]) -> str:
+    recall = index["recall"]
+    return (
+        f"approximate index: {index['probes']:,} of {index['lists']:,} lists are looked into, {index['candidates']:,.0f} items; "
+        f"recall@{recall['at']} of {recall['users']:,} users: {recall['measured']:.3f} (wanted: {recall['wanted']:g})"
+    )
 
 
 @contextlib.contextmanager

@@ -82,7 +82,7 @@ def _report(run: Run, folder: Path, command: str) -> int:
 
 
 def _benchmark(command: str) -> Callable[[Run], Report]:
-    from pipelines.benchmark import comparison, evaluation, export, objective, scaling, serving
+    from pipelines.benchmark import catalogue, comparison, evaluation, export, objective, scaling, serving
     from pipelines.benchmark import input as input_pipeline
 
     return {
@@ -92,6 +92,7 @@ def _benchmark(command: str) -> Callable[[Run], Report]:
         "export": export.benchmark,
         "serve": serving.benchmark,
         "scaling": scaling.benchmark,
+        "catalogue": catalogue.benchmark,
         "peer": comparison.benchmark,
     }[command]
 

@@ -24,6 +24,9 @@ from elcrec_tf.config_fields import Group
 PROGRAM = "python -m pipelines.benchmark"
 VARIANTS = ("whole", "no-sequence", "no-intent", "no-elcm", "next-item")
 SERIES = ("users", "catalogue", "length", "intents")
+SAMPLERS = ("uniform", "log-uniform", "in-batch", "mixed")
+CATALOGUE_PARTS = ("train", "evaluate", "index")
+_SIMULATED = ("scaling", "catalogue")  # commands that make their own data, in several sizes
 PEER_ENVIRONMENT = "~/.cache/elcrec_tf/rectools-env"
 SETTINGS = (
     "variants",
@@ -64,16 +67,17 @@ def make_parser() -> argparse.ArgumentParser:
     _add_export(add("export", "exporting a model, loading it in a fresh process, and asking it"))
     _add_serve(add("serve", "the local server under load, against the same model in process, and while versions are swapped"))
     _add_scaling(add("scaling", "an epoch against number of users, catalogue size, history length and number of intents"))
+    _add_catalogue(add("catalogue", "large catalogues: a step by sampler, ranking, export, and the exact against the approximate index"))
     _add_peer(add("peer", "our training and RecTools' SASRec side by side: a pass, ranking all test users, time to a validation NDCG@20"))
     return parser
 
 
 def _command(parser: argparse.ArgumentParser, name: str, about: str) -> argparse.ArgumentParser:
-    dataset = "" if name == "scaling" else "[--dataset NAME|PATH] "
+    dataset = "" if name in _SIMULATED else "[--dataset NAME|PATH] "
     parser.usage = f"{PROGRAM} {name} {dataset}[--preset NAME] [--repeats N] [--output-dir DIR] [--resume] [--json] [options]"
     parser.description = f"Measure {about}. Every repeat is made in a process of its own."
     group = parser.add_argument_group("benchmark")
-    folder = "scaling-simulated" if name == "scaling" else f"{name}-<dataset>"
+    folder = f"{name}-simulated" if name in _SIMULATED else f"{name}-<dataset>"
     group.add_argument("--output-dir", metavar="DIR", help=f"where the results go (default: benchmarks/{folder})")
     group.add_argument("--resume", action="store_true", help="keep the measurements that are in the output folder, and make the others")
     _add_number(group, "--repeats", 1 if name == "peer" else 3, "how often everything is measured")
@@ -135,6 +139,16 @@ def _add_scaling(parser: argparse.ArgumentParser) -> None:
     _add_numbers(group, "--lengths", (10, 25, 50, 100, 200), "values of --max-length, over histories of about 200 events")
     _add_numbers(group, "--intents", (64, 128, 256, 512, 1024, 2048), "values of --num-clusters")
     _add_epochs(parser, 3, data=(SimulatorConfig,))
+
+
+def _add_catalogue(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what is measured")
+    _add_numbers(group, "--catalogue-sizes", (100_000, 1_000_000), "items")
+    text = f"what to measure (default: all): {', '.join(CATALOGUE_PARTS)}"
+    group.add_argument("--parts", nargs="+", choices=CATALOGUE_PARTS, default=CATALOGUE_PARTS, metavar="NAME", help=text)
+    text = f"negatives of the training steps (default: all): {', '.join(SAMPLERS)}"
+    group.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=SAMPLERS, metavar="NAME", help=text)
+    _add_epochs(parser, 2, data=(SimulatorConfig,))
 
 
 def _add_peer(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from elcrec_tf import cli
-from pipelines.benchmark import comparison, evaluation, export, load, machine, rates, serving, training
+from pipelines.benchmark import catalogue, comparison, evaluation, export, load, machine, rates, serving, training
 from pipelines.benchmark import input as input_pipeline
 
 MEASURES: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
@@ -19,6 +19,7 @@ MEASURES: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "serve": export.measure_serving,
     "in-process": serving.measure_in_process,
     "load": load.measure,
+    "catalogue": catalogue.measure,
     "rates": rates.measure,
     "training": comparison.measure,
 }

@@ -14,12 +14,13 @@ from pipelines.reproduce.significance import METRICS, Spread, decimal, gains, p_
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_NO_CONTRAST = {"sequence_weight": 0.0, "intent_weight": 0.0}
+_CONTRAST = {"sequence_weight": 0.1, "intent_weight": 0.1}  # Eq. 8; the recipe itself may have none
+_NO_CONTRAST = dict.fromkeys(_CONTRAST, 0.0)
 PARTS: dict[str, dict[str, float]] = {
     "B": {**_NO_CONTRAST, "cluster_weight": 0.0},
-    "B+ICL": {"cluster_weight": 0.0},
+    "B+ICL": {**_CONTRAST, "cluster_weight": 0.0},
     "B+ELCM": _NO_CONTRAST,
-    "ELCRec": {},
+    "ELCRec": _CONTRAST,
 }
 """Variants by the paper's names: the weights in which each differs from the recipe."""
 

@@ -146,3 +146,42 @@ def test_foreign_sequences_are_refused():
         Oracle(dataclasses.replace(TINY, sim_switch=0, sim_noise=0, sim_shared=0)).intent_posterior(sequences)
     with pytest.raises(UserError, match="sim_items should be at least twice"):
         Oracle(SimulatorConfig(sim_items=20))
+
+
+@pytest.mark.parametrize("case", ["plain", "no noise", "exhausted"])
+def test_the_best_items_are_the_likeliest_to_follow(case):
+    config = TINY_CASES[case]
+    sequences, world = simulate(config), planted(config)
+    best = Oracle(config).best_items(sequences, 4)
+    for user in range(8):
+        history = sequences[user].tolist()
+        _, predictive = brute_force(world, history, np.zeros(len(history) + 1))
+        likeliest = sorted(predictive.values(), reverse=True)[:4]
+        items = [item for item in best[user] if item]
+        assert len(items) == len(likeliest)
+        assert [predictive[item] for item in items] == pytest.approx(likeliest)
+
+
+def test_the_best_items_of_a_user_without_events_and_of_one_with_all():
+    config = dataclasses.replace(TINY, sim_noise=0.0, sim_shared=0.0, sim_items=12)
+    first = planted(config).items[:, 0]
+    items = np.arange(1, 13, dtype=np.int32)
+    one_event = simulate(config)[0][:1]
+    sequences = Sequences(
+        "few",
+        np.array(["none", "one"], object),
+        one_event,
+        np.array([0, 0, 1]),
+        simulate(config).catalog,
+        np.zeros(1),
+    )
+    best = Oracle(config).best_items(sequences, 20)
+    assert set(best[0, :3]) == set(first)  # of every region the most popular one
+    assert sorted(best[0, :12]) == items.tolist() and not best[0, 12:].any()
+    assert one_event[0] not in best[1] and np.count_nonzero(best[1]) == 11
+
+
+def test_the_best_items_under_drift_are_refused():
+    config = TINY_CASES["drift"]
+    with pytest.raises(UserError, match="without drift"):
+        Oracle(config).best_items(simulate(config), 3)

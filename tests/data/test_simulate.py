@@ -187,3 +187,11 @@ def test_a_single_intent():
 def test_sizes_that_do_not_fit(changes, message):
     with pytest.raises(UserError, match=message):
         simulate(SimulatorConfig(**changes))
+
+
+def test_another_population_has_other_users_of_the_same_world():
+    config = SimulatorConfig(sim_users=50, sim_items=60, sim_intents=4)
+    first, other = simulate(config), simulate(config, population=1)
+    assert simulate(config, population=0).fingerprint == first.fingerprint != other.fingerprint
+    assert other.catalog.titles == first.catalog.titles
+    assert simulate(config, population=2).fingerprint != other.fingerprint

@@ -8,7 +8,7 @@ import tensorflow as tf
 from elcrec_tf.data.training_data import training_batches
 from elcrec_tf.errors import UserError
 from elcrec_tf.losses import sampled_softmax_loss, softmax_loss
-from tests.toy import random_sequences, sequences_of, toy_config
+from tests.toy import random_sequences, rows_of, sequences_of, toy_config
 
 MAX_LENGTH = 8
 SEQUENCES = random_sequences(num_users=30, num_items=60, longest=14)
@@ -429,7 +429,7 @@ def test_sampled_softmax_estimates_the_full_one():
     _, y = next(data.dataset.as_numpy_iterator())
     keys, queries = np.float32([[0], [1], [2], [3], [4]]) / 4, np.ones((2, 1), "float32")
     targets = np.int32([1, 4])
-    sampled = float(sampled_softmax_loss(queries, targets, y["negatives"], y["negative_log_rates"], keys))
+    sampled = float(sampled_softmax_loss(queries, targets, y["negatives"], y["negative_log_rates"], rows_of(keys)))
     assert sampled == pytest.approx(float(softmax_loss(queries, targets, keys)), abs=0.03)
 
 

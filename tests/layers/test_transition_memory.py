@@ -44,3 +44,10 @@ def test_round_trips(memory, tmp_path):
 def test_values_out_of_bounds_are_refused(arguments):
     with pytest.raises(ValueError, match="`weight` should be above 0 and `width` at least 1. Received"):
         TransitionMemory(3, **arguments)
+
+
+def test_what_is_not_remembered_gets_nothing(memory):
+    history = np.int32([[1, 2], [0, 1], [0, 0]])
+    remembered, added = np.asarray(memory.remembered(history)), np.asarray(memory(history))
+    for items, row in zip(remembered, added, strict=True):
+        assert set(np.flatnonzero(row[1:]) + 1) == set(items.tolist()) - {0}

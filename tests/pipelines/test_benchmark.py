@@ -17,7 +17,7 @@ import elcrec_tf
 from elcrec_tf.errors import UserError
 from elcrec_tf.serving.server import LocalServer
 from elcrec_tf.serving.server_options import ServerOptions
-from pipelines.benchmark import comparison, export, flags, objective, process, report, scaling, serving, worker
+from pipelines.benchmark import catalogue, comparison, export, flags, objective, process, report, scaling, serving, worker
 from pipelines.benchmark.__main__ import main
 from pipelines.benchmark.flags import make_parser
 from pipelines.benchmark.journal import Journal
@@ -29,7 +29,7 @@ TINY = "--sim-users 60 --sim-items 40 --sim-intents 4 --repeats 1".split()
 FAST = "--floor-seconds 0.0001 --floor-megabytes 1".split()
 SMALL = "--hidden-size 8 --num-layers 1 --num-clusters 4 --max-length 10".split()
 UNCOMPILED = ["--xla", "off"]
-COMMANDS = ("train", "evaluate", "input", "export", "serve", "scaling", "peer")
+COMMANDS = ("train", "evaluate", "input", "export", "serve", "scaling", "catalogue", "peer")
 
 
 @pytest.fixture
@@ -194,6 +194,33 @@ def test_scaling(tmp_path, monkeypatch, capsys):
     assert "failed" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_catalogue(tmp_path, in_process, monkeypatch, capsys):
+    monkeypatch.setattr(catalogue, "_SECONDS", 0.05)
+    chosen = "--catalogue-sizes 150 --samplers mixed in-batch --num-negatives 8 --batch-size 32".split()
+    arguments = ["catalogue", *TINY, *SMALL, *UNCOMPILED, *chosen, "--output-dir", str(tmp_path)]
+    main(arguments)
+    assert in_process == ["train", "train", "evaluate", "catalogue", "catalogue"]
+    (found,) = check_outputs(tmp_path, "catalogue")["result"]["catalogues"]
+    assert list(found["train"]) == ["mixed", "in-batch"] and found["items"] == 150
+    for vectors in ("trained", "untrained"):
+        index = found["index"][vectors]
+        assert 0.9 < index["recall"]["median"] <= 1
+        assert index["probes"]["median"] <= index["lists"]["median"] == 24
+        assert min(index[f"{name}_rows_per_second_{size}"]["median"] for name in ("exact", "approximate") for size in (1, 64)) > 0
+    main([*arguments, "--resume"])
+    assert len(in_process) == 5, "nothing was left to measure"
+
+
+def test_a_catalogue_that_does_not_fit_is_a_row_too(tmp_path, monkeypatch, capsys):
+    def measure(kind, **spec):
+        raise process.WorkerFailed(f"measuring {kind} failed: the process was killed, probably for want of memory")
+
+    monkeypatch.setattr(process, "measure", measure)
+    main(["catalogue", *TINY, "--catalogue-sizes", "1000", "--samplers", "uniform", "--output-dir", str(tmp_path)])
+    assert (tmp_path / "catalogue.md").read_text().count("want of memory") == 6
+
+
 def test_a_point_of_the_catalogue_trains(tmp_path, in_process, monkeypatch):
     monkeypatch.setattr(scaling, "_MOST_FULL_SOFTMAX", 10)
     arguments = "--series catalogue --catalogue-sizes 50 --epochs 2".split()
@@ -328,7 +355,7 @@ def test_help_of_every_command(command, capsys):
     assert text.startswith(f"usage: python -m pipelines.benchmark {command} ")
     wanted = ["--output-dir", "--resume", "--repeats", "--json", "--no-plot", "--preset", "--hidden-size"]
     assert all(word in text for word in wanted)
-    assert ("--dataset NAME|PATH" in text) == (command != "scaling")
+    assert ("--dataset NAME|PATH" in text) == (command not in ("scaling", "catalogue"))
 
 
 @pytest.mark.parametrize(

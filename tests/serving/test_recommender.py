@@ -32,7 +32,7 @@ def test_it_answers_as_the_model_does(recommender, model, catalog, k, include_hi
 
 def test_batches_of_any_size_give_the_same(recommender, monkeypatch):
     together = recommender.answer(HISTORIES)
-    monkeypatch.setattr(recommender, "_rows", 2)
+    monkeypatch.setattr(module, "_ROWS", 2)
     monkeypatch.setattr(module, "_HISTORY_CELLS", 64)  # the history of 40 goes alone
     apart = recommender.answer(HISTORIES)
     assert apart.item_ids.tolist() == together.item_ids.tolist()
@@ -42,8 +42,9 @@ def test_batches_of_any_size_give_the_same(recommender, monkeypatch):
     assert (together.intent == -1).tolist() == together.fallback.tolist()
 
 
-def test_batches_have_few_widths():
-    widths = {batch.shape[1] for _, batch in module._batches([["i"] * length for length in range(130)], rows=4)}
+def test_batches_have_few_widths(monkeypatch):
+    monkeypatch.setattr(module, "_ROWS", 4)
+    widths = {batch.shape[1] for _, batch in module._batches([["i"] * length for length in range(130)])}
     assert widths == {16, 32, 64, 128, 256}
 
 

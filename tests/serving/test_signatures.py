@@ -352,9 +352,9 @@ def test_a_bfloat16_model_scores_in_float32(catalog, tmp_path):
 def test_later_training_does_not_reach_the_item_keys(catalog):
     model = tiny_model(catalog.num_items)
     module = ServingModule(model, catalog, 3)
-    before = module._keys.numpy()
+    before = module._search.keys_of(tf.range(5)).numpy()
     model.item_embedding.table.assign(model.item_embedding.table * 2 + 1)
-    np.testing.assert_array_equal(module._keys.numpy(), before)
+    np.testing.assert_array_equal(module._search.keys_of(tf.range(5)).numpy(), before)
 
 
 def test_top_k_is_at_most_the_catalogue():
