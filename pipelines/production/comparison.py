@@ -26,6 +26,7 @@ from elcrec_tf.serving.recommender import Recommender
 ANSWERS = 20
 """Items asked for: as many as the metrics look at."""
 _PARITY_USERS = 200
+_CELLS = 1 << 24  # scores that are held at a time
 _VALIDATION = 1  # place of the validation target among the positions of a user in shards
 
 
@@ -117,27 +118,38 @@ def parity(model: ELCRec, export: Recommender, questions: Questions, k: int) -> 
 
     Returns:
         `users`, their number; `score_difference`, the largest one between an answered score and the model's own, for the same item and
-        for the same place; `other_items`, how many answered items are not the model's own choice and no tie with it either.
+        for the same place (None where one is missing); `other_items`, how many answered items are not the model's own choice and no tie
+        with it either.
     """
-    answers = export.answer(questions.histories, k)
-    index = [export.catalog.index(history) for history in questions.histories]
+    rows = max(1, _CELLS // (export.catalog.num_items + 1))
+    gaps, others = [np.zeros(1)], 0
+    for start in range(0, len(questions.targets), rows):
+        histories = questions.histories[start : start + rows]
+        answers = export.answer(histories, k)
+        scores = _own_scores(model, export.catalog, histories)
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        answered = np.array([export.catalog.index(row) for row in answers.item_ids])
+        own, expected = (np.take_along_axis(scores, items, axis=1) for items in (answered, best))
+        there = answered > 0
+        gaps += [np.abs(answers.scores - own)[there], np.abs(answers.scores - expected)[there]]
+        ties = np.isclose(own, expected, rtol=1e-5, atol=1e-5)
+        others += int(np.sum(there & (answered != best) & ~ties) + np.sum(~there & np.isfinite(expected)))
+    largest = float(np.concatenate(gaps).max())
+    return {
+        "users": len(questions.targets),
+        "score_difference": largest if np.isfinite(largest) else None,
+        "other_items": others,
+    }
+
+
+def _own_scores(model: ELCRec, catalog: Catalog, histories: list[list[str]]) -> np.ndarray:
+    """`[users, items + 1]` the model's scores; -inf for padding and the items of the histories."""
+    index = [catalog.index(history) for history in histories]
     width = max(map(len, index))
     padded = np.stack([np.pad(row, (width - len(row), 0)) for row in index]).astype(np.int32)
     history = prepare_history(tf.constant(padded), model.encoder.max_length)
     scores = model.scores_of(model.latest(history)["user"], history)
-    scores = ops.convert_to_numpy(exclude_items(ops.cast(scores, "float32"), padded))
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    answered = np.array([export.catalog.index(row) for row in answers.item_ids])
-    own, expected = (np.take_along_axis(scores, items, axis=1) for items in (answered, best))
-    there = answered > 0
-    gaps = np.concatenate([np.abs(answers.scores - own)[there], np.abs(answers.scores - expected)[there]])
-    ties = np.isclose(own, expected, rtol=1e-5, atol=1e-5)
-    missing = ~there & np.isfinite(expected)
-    return {
-        "users": len(index),
-        "score_difference": float(gaps.max(initial=0.0)) if np.isfinite(gaps).all() else None,
-        "other_items": int(np.sum(there & (answered != best) & ~ties) + missing.sum()),
-    }
+    return ops.convert_to_numpy(exclude_items(ops.cast(scores, "float32"), padded))
 
 
 def _difference(new: np.ndarray, old: np.ndarray, metric: str) -> dict[str, Any]:
