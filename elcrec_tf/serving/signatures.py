@@ -271,9 +271,7 @@ class ServingModule(tf.Module):
         fallback = prepared.fallback[:, None]
         return tf.where(fallback, popular, best), tf.where(fallback, popular_items, items)
 
-    def _with_remembered(
-        self, scores: tf.Tensor, items: tf.Tensor, query: tf.Tensor, prepared: Prepared
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def _with_remembered(self, scores: tf.Tensor, items: tf.Tensor, query: tf.Tensor, prepared: Prepared) -> tuple[tf.Tensor, tf.Tensor]:
         """What was found without the transition memory, and the items that it adds to.
 
         It lowers no score. So of the items that it does not add to, the best without it are the best: nothing is missed.

@@ -131,7 +131,7 @@ def parity(model: ELCRec, export: Recommender, questions: Questions, k: int) -> 
         answered = np.array([export.catalog.index(row) for row in answers.item_ids])
         own, expected = (np.take_along_axis(scores, items, axis=1) for items in (answered, best))
         there = answered > 0
-        gaps += [np.abs(answers.scores - own)[there], np.abs(answers.scores - expected)[there]]
+        gaps += [np.abs(answers.scores[there] - model_scores[there]) for model_scores in (own, expected)]
         ties = np.isclose(own, expected, rtol=1e-5, atol=1e-5)
         others += int(np.sum(there & (answered != best) & ~ties) + np.sum(~there & np.isfinite(expected)))
     largest = float(np.concatenate(gaps).max())

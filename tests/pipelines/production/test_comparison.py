@@ -17,8 +17,8 @@ TOY = sequences_of([1, 2, 3, 4], [5, 6, 1, 2], [2, 3, 6], counts=np.array([5, 4,
 class Served:
     """What `comparison` asks of a `Recommender`: here a model's own scores, which can be tampered with."""
 
-    def __init__(self, model, catalog, change=lambda ids, scores: None, top_k=100):
-        self.model, self.catalog, self.change, self.top_k = model, catalog, change, top_k
+    def __init__(self, model, catalog, change=lambda ids, scores: None):
+        self.model, self.catalog, self.change, self.top_k = model, catalog, change, catalog.num_items
 
     def known(self, ids):
         return self.catalog.index(ids) > 0
@@ -96,7 +96,7 @@ def test_an_export_that_answers_otherwise_is_found_out(change, items):
 
 def test_an_export_of_another_model_is_found_out():
     model, other = toy_model(), toy_model()
-    other.item_embedding.table.assign(-np.array(other.item_embedding.table))
+    other.item_embedding.table.assign(-other.item_embedding.table.value.numpy())
     found = parity(model, Served(other, TOY.catalog), Questions.of(TOY, 10), 6)
     assert found["other_items"] and found["score_difference"] > 0.1
 
@@ -106,7 +106,12 @@ def test_an_item_that_serving_does_not_know_is_a_miss_of_its_own():
     serving = Served(model, Catalog([f"i{index}" for index in (2, 1, 4, 5, 6)]))  # not i3, the target of two users
     found = compare(toy_model(), Served(toy_model(), TOY.catalog), serving, Questions.of(TOY, 10), "HR@20")
     assert found["users"] == 3 and found["new"]["HR@20"] == 1
-    assert found["serving"]["all"] == {"new": 1, "old": pytest.approx(1 / 3), "error": pytest.approx(np.sqrt(2) / 3 / np.sqrt(3)), "users": 3}
+    assert found["serving"]["all"] == {
+        "new": 1,
+        "old": pytest.approx(1 / 3),
+        "error": pytest.approx(np.sqrt(2) / 3 / np.sqrt(3)),
+        "users": 3,
+    }
     assert found["serving"]["known"] == {"new": 1, "old": 1, "error": 0, "users": 1}
 
 

@@ -31,6 +31,7 @@ def test_a_run_is_published_once(tmp_path):
 
 def test_a_publication_that_is_cut_off_leaves_no_version_and_is_made_good(tmp_path, monkeypatch):
     export, model = export_of(tmp_path / "export" / "1", "mine"), tmp_path / "model"
+    model.mkdir()  # as the lock leaves it
     with monkeypatch.context() as patch:
         patch.setattr(saved_model, "take_next_version", lambda copy, folder: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
