@@ -82,8 +82,8 @@ def export_saved_model(
     try:
         with _temporary_folder(directory) as temporary:
             _write(module, catalog, temporary, {**(metadata or {}), "index": index}, directory.resolve().name)
-            version = _publish(temporary, directory)
-        _tidy(directory, keep)
+            version = take_next_version(temporary, directory)
+        tidy(directory, keep)
         return version
     except (OSError, tf.errors.OpError) as error:
         reason = getattr(error, "strerror", None) or getattr(error, "message", None) or error
@@ -176,8 +176,8 @@ def _write(module: ServingModule, catalog: Catalog, folder: Path, metadata: Mapp
     write_json(folder / METADATA, {**metadata, **own})
 
 
-def _publish(temporary: Path, directory: Path) -> Path:
-    """Give a whole export the next version number. Two exports at a time get two numbers."""
+def take_next_version(temporary: Path, directory: Path) -> Path:
+    """Give a whole export, which stands on the same file system, the next version number. Two exports at a time get two numbers."""
     while True:
         version = directory / str(max(versions(directory), default=0) + 1)
         try:
@@ -188,8 +188,8 @@ def _publish(temporary: Path, directory: Path) -> Path:
                 raise
 
 
-def _tidy(directory: Path, keep: int | None) -> None:
-    """Write the files for TensorFlow Serving, then remove the versions that are no longer wanted."""
+def tidy(directory: Path, keep: int | None) -> None:
+    """Write the files for TensorFlow Serving, then remove the versions that are no longer wanted: see `export_saved_model`."""
     found = versions(directory)
     kept = set(found) if keep is None else {*sorted(found)[-keep:], stable_version(directory, found)}
     write_serving_files(directory, kept)

@@ -47,7 +47,8 @@ def prepare(spark: SparkSession, options: PrepareOptions, console: Console) -> d
         shards, counts = _write_shards(spark, core.withColumn("part", part), index, options, folder)
         catalog = Catalog(index, counts, earlier.titles if earlier else None)
         catalog.save(folder / CATALOG)
-        return write_manifest(folder, options, {"form": form.name, "unit": form.unit}, rejected, dropped, shards, catalog)
+        times = {"form": form.name, "unit": form.unit, "newest": core.agg(F.max("time")).collect()[0][0]}
+        return write_manifest(folder, options, times, rejected, dropped, shards, catalog)
 
 
 def _earlier_catalog(path: str | None) -> Catalog | None:

@@ -22,7 +22,7 @@ _POSITIONS = {"positions": "int64 [3]: events in the training part, places of th
 def write_manifest(
     folder: Path,
     options: PrepareOptions,
-    times: Mapping[str, str],
+    times: Mapping[str, Any],
     rejected: Mapping[str, int],
     dropped: Mapping[str, int],
     shards: Sequence[Mapping[str, Any]],
@@ -35,7 +35,7 @@ def write_manifest(
     Args:
         folder: with the shards, the catalogue and the rejects.
         options: what was asked for.
-        times: form and unit of the log's times.
+        times: form and unit of the log's times, and the newest one that is kept.
         rejected: reason -> rows that were no events.
         dropped: reason -> events that were left out.
         shards: what `ShardWriter` says of each shard.

@@ -12,8 +12,8 @@ import numpy as np
 from elcrec_tf.config import Config
 from elcrec_tf.errors import UserError
 from elcrec_tf.files import atomic_path, write_text
+from pipelines.lock import locked
 from pipelines.reproduce.job import Job, identity
-from pipelines.reproduce.lock import locked
 
 Row = dict[str, Any]
 """A line of rows.jsonl, see `pipelines.reproduce.training.row`."""

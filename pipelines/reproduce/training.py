@@ -17,9 +17,9 @@ from elcrec_tf.errors import UserError
 from elcrec_tf.files import write_json
 from elcrec_tf.run_folder import RunFolder
 from pipelines.benchmark import machine
+from pipelines.lock import locked
 from pipelines.reproduce.job import Job, differences, settings, versions
 from pipelines.reproduce.ledger import Ledger, Row
-from pipelines.reproduce.lock import locked
 from pipelines.reproduce.perturb import some_users, with_noise
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ import pytest
 
 from elcrec_tf.config import Config, resolve
 from elcrec_tf.errors import UserError
+from pipelines.lock import locked
 from pipelines.reproduce import job as jobs
 from pipelines.reproduce.job import Job, differences, settings, versions
 from pipelines.reproduce.ledger import Ledger
-from pipelines.reproduce.lock import locked
 
 
 def job_of(fingerprint="f", train_share=1.0, noise=0.0, **fields):
@@ -164,7 +164,7 @@ def test_two_processes_lose_no_row(ledger):
 
 
 def test_a_folder_is_held_until_its_process_ends(tmp_path):
-    code = "import sys; from pathlib import Path; from pipelines.reproduce.lock import locked\n"
+    code = "import sys; from pathlib import Path; from pipelines.lock import locked\n"
     code += f"with locked(Path({str(tmp_path)!r}), wait=False):\n    print('held', flush=True)\n    sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"

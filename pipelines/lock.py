@@ -11,12 +11,16 @@ from pathlib import Path
 from elcrec_tf.errors import UserError
 
 
+class FolderInUse(UserError):
+    """Another process holds the folder."""
+
+
 @contextmanager
 def locked(folder: Path, wait: bool) -> Iterator[None]:
     """Hold a folder, which is made where it is not there. The lock is the system's: it ends with the process, however that ends.
 
     Raises:
-        UserError: when another process holds it, unless `wait` says to wait for its end.
+        FolderInUse: when another process holds it, unless `wait` says to wait for its end.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
@@ -31,4 +35,4 @@ def _lock(descriptor: int, folder: Path, wait: bool) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise UserError(f"{folder}: another process is at work there; wait for its end, or choose another --runs-dir") from None
+        raise FolderInUse(f"{folder}: another process is at work there; wait for its end, or choose another folder") from None

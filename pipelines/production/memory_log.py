@@ -1,0 +1,160 @@
+"""Raw logs to one file of clean events, on one machine: the rows that are no events are counted and written out, by Spark's rules."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from elcrec_tf.data.tables import csv_records
+from elcrec_tf.errors import UserError
+from elcrec_tf.files import atomic_path
+from pipelines.prepare.rows import FAMILIES, FRACTION, NAIVE_US, ZONED_US, CleanJson, clean
+
+_ROLES = ("user", "item", "time")
+_BATCH = 100_000
+_BLOCK_BYTES = 8 << 20
+
+
+def clean_log(files: Sequence[Path], form: str, columns: tuple[str, str, str], output: Path, rejects: Path) -> dict[str, Any]:
+    """Write the events of some files to one Parquet file with the columns user, item, timestamp, and the other rows to `rejects`.
+
+    Args:
+        files: in the order in which their rows are to stand.
+        form: csv, parquet or jsonl.
+        columns: names of the user, item and time columns.
+        output: the Parquet file.
+        rejects: JSON lines with `reason`, `row` and `file`, gzip; not written where there are none.
+
+    Returns:
+        `rows`, `rejected` (reason -> rows), `newest` (time of the newest event), `unit` (what a time counts).
+
+    Raises:
+        UserError: for a file that cannot be read, a missing column, and a log without any event.
+    """
+    read = {"csv": _csv, "parquet": _parquet, "jsonl": _jsonl}[form]
+    batches = [batch for file in files for batch in read(file, columns)]
+    rows = pa.Table.from_batches(batches) if batches else None
+    family = _family(rows) if rows is not None else None
+    if rows is None or family is None:
+        raise UserError(f"{files[0]}: no row of the log is an event, with user, item and time")
+    of_family = pc.is_in(rows["kind"], pa.array(FAMILIES[family], pa.int8()))
+    events, others = rows.filter(of_family), rows.filter(pc.invert(of_family))
+    times, unit = _times(events, family)
+    with atomic_path(output) as temporary:
+        pq.write_table(pa.table({"user": events["user"], "item": events["item"], "timestamp": times}), temporary)
+    rejected = _write_rejects(others, f"bad or missing time: others are {family}", rejects)
+    return {"rows": rows.num_rows, "rejected": rejected, "newest": pc.max(times).as_py(), "unit": unit}
+
+
+def _family(rows: pa.Table) -> str | None:
+    """The kind of times that most rows have; None where no row has a time."""
+    counts = Counter(rows["kind"].drop_null().to_pylist())
+    return max(FAMILIES, key=lambda name: sum(counts[kind] for kind in FAMILIES[name])) if counts else None
+
+
+def _times(events: pa.Table, family: str) -> tuple[pa.ChunkedArray, str]:
+    """Times that can be compared, and what they count."""
+    kinds = set(events["kind"].unique().to_pylist())
+    whole = events["whole"]
+    if FRACTION in FAMILIES[family]:
+        times = pc.coalesce(events["fraction"], whole.cast(pa.float64(), safe=False)) if FRACTION in kinds else whole
+        return times, "the log's own numbers"
+    if kinds & {NAIVE_US, ZONED_US}:
+        is_micro = pc.is_in(events["kind"], pa.array([NAIVE_US, ZONED_US], pa.int8()))
+        return pc.if_else(is_micro, whole, pc.divide(whole, 1000)), "microseconds since 1970"
+    return whole, "nanoseconds since 1970"
+
+
+def _write_rejects(others: pa.Table, default: str, path: Path) -> dict[str, int]:
+    rows = others.select(["reason", "row", "user", "item", "whole", "fraction", "file"]).to_pylist()
+    counts: Counter[str] = Counter()
+    if not rows:
+        return {}
+    with atomic_path(path) as temporary, gzip.open(temporary, "wt", encoding="utf-8") as file:
+        for row in rows:
+            reason = row["reason"] or default
+            counts[reason] += 1
+            time = row["fraction"] if row["whole"] is None else row["whole"]
+            text = row["row"] or json.dumps({"user": row["user"], "item": row["item"], "time": str(time)}, ensure_ascii=False)
+            file.write(json.dumps({"reason": reason, "row": text, "file": row["file"]}, ensure_ascii=False) + "\n")
+    return dict(sorted(counts.items()))
+
+
+def _csv(path: Path, columns: tuple[str, str, str]) -> Iterator[pa.RecordBatch]:
+    bad: list[str] = []
+
+    def skip(row: Any) -> str:
+        bad.append(row.text or "")
+        return "skip"
+
+    try:
+        _, header = next(csv_records(path), (1, []))
+        _check_columns(path, header, columns)
+        table = pyarrow.csv.read_csv(
+            path,
+            read_options=pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES),
+            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip),
+            # Bytes first: a value that is not UTF-8 costs its row, not the file.
+            convert_options=pyarrow.csv.ConvertOptions(include_columns=list(columns), column_types=dict.fromkeys(columns, pa.binary())),
+        )
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: is not a readable CSV file ({_first_line(error)})") from None
+    for batch in table.to_batches(_BATCH):
+        yield _cleaned(path, [_text(column) for column in batch.columns], None)
+    if bad:
+        yield _cleaned(path, [pa.nulls(len(bad), pa.string())] * 3, bad)
+
+
+def _text(column: pa.Array) -> pa.Array:
+    """Bytes as text; what is not UTF-8 gets U+FFFD, which no id may have."""
+    try:
+        return column.cast(pa.string())
+    except pa.ArrowInvalid:
+        return pa.array([value and value.decode(errors="replace") for value in column.to_pylist()], pa.string())
+
+
+def _parquet(path: Path, columns: tuple[str, str, str]) -> Iterator[pa.RecordBatch]:
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_columns(path, file.schema_arrow.names, columns)
+            for batch in file.iter_batches(_BATCH, columns=list(columns)):
+                yield _cleaned(path, [batch[name] for name in columns], None)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: is not a readable Parquet file ({_first_line(error)})") from None
+
+
+def _jsonl(path: Path, columns: tuple[str, str, str]) -> Iterator[pa.RecordBatch]:
+    try:
+        lines = [line for line in path.read_bytes().splitlines() if line.strip()]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    for start in range(0, len(lines), _BATCH):
+        part = lines[start : start + _BATCH]
+        batch = pa.RecordBatch.from_pydict({"line": pa.array(part, pa.binary()), "file": [path.name] * len(part)})
+        yield from CleanJson(columns)(iter([batch]))
+
+
+def _cleaned(path: Path, values: Sequence[pa.Array], malformed: list[str] | None) -> pa.RecordBatch:
+    rows = len(values[0])
+    texts = pa.array(malformed, pa.string()) if malformed else pa.nulls(rows, pa.string())
+    return clean(pa.RecordBatch.from_arrays([*values, texts, pa.array([path.name] * rows)], names=[*_ROLES, "malformed", "file"]))
+
+
+def _check_columns(path: Path, present: Sequence[str], columns: Sequence[str]) -> None:
+    for name, flag in zip(columns, ("--user-column", "--item-column", "--time-column"), strict=True):
+        if name not in present:
+            names = ", ".join(map(repr, present[:30]))
+            raise UserError(f"{path}: has no column {name!r}; its columns are {names}. Name the right one with {flag}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]

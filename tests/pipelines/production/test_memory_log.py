@@ -1,0 +1,87 @@
+"""Raw logs on one machine: what becomes an event, and what is rejected, is what Spark's rows would be."""
+
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from elcrec_tf.errors import UserError
+from pipelines.production.memory_log import clean_log
+from pipelines.production.preparing import input_files, log_format, since_1970
+
+COLUMNS = ("user", "item", "timestamp")
+
+
+def cleaned(tmp_path, name, content, form, columns=COLUMNS):
+    """(what is told, events, rejects)."""
+    (tmp_path / name).write_bytes(content)
+    output, rejects = tmp_path / "out.parquet", tmp_path / "rejects.gz"
+    found = clean_log([tmp_path / name], form, columns, output, rejects)
+    lines = gzip.open(rejects, "rt").read().splitlines() if rejects.exists() else []
+    return found, [tuple(row.values()) for row in pq.read_table(output).to_pylist()], [json.loads(line) for line in lines]
+
+
+def test_bad_rows_of_a_csv_file_are_counted_and_written_out(tmp_path):
+    log = b'item,user,when,more\ni1,u1,5,\n,u2,6,\n007, ,7,\ni2,u3\ni3,u3,2024-01-01,\nx\xff,u4,4,\n007,"u,5",9,\n'
+    found, events, rejects = cleaned(tmp_path, "log.csv", log, "csv", ("user", "item", "when"))
+    assert events == [("u1", "i1", 5), ("u,5", "007", 9)]
+    counts = {"bad or missing item": 2, "bad or missing user": 1, "bad or missing time: others are numbers": 1, "malformed row": 1}
+    assert found == {"rows": 7, "rejected": counts, "newest": 9, "unit": "the log's own numbers"}
+    assert len(rejects) == 5 and {row["file"] for row in rejects} == {"log.csv"}
+    assert {"reason": "malformed row", "row": "i2,u3", "file": "log.csv"} in rejects
+    assert json.loads(rejects[0]["row"]) == {"user": "u2", "item": "", "time": "6"}
+
+
+def test_json_lines_and_parquet(tmp_path):
+    lines = b'{"user": 1, "item": "a", "timestamp": 5}\n\nno json\n{"user": 1, "item": "b", "timestamp": 7.5}\n{"user": 1}\n'
+    found, events, _ = cleaned(tmp_path, "log.jsonl", lines, "jsonl")
+    assert events == [("1", "a", 5.0), ("1", "b", 7.5)]
+    assert found["rejected"] == {"bad or missing item": 1, "malformed row": 1}
+    pq.write_table(pa.table({"user": [3, None], "item": ["a", "b"], "timestamp": [1, 2]}), tmp_path / "raw.parquet")
+    found, events, _ = cleaned(tmp_path, "log.parquet", (tmp_path / "raw.parquet").read_bytes(), "parquet")
+    assert events == [("3", "a", 1)] and found["rejected"] == {"bad or missing user": 1}
+
+
+def test_dates_are_times_too(tmp_path):
+    log = b"user,item,timestamp\nu,a,2024-01-01T00:00:01\nu,b,2024-01-01 00:00:02.5\nu,c,1704067203\n"
+    found, events, _ = cleaned(tmp_path, "log.csv", log, "csv")
+    assert [event[2] for event in events] == [1704067201 * 10**9, 17040672025 * 10**8]
+    assert found["rejected"] == {"bad or missing time: others are dates without a time zone": 1}
+    assert since_1970(found["newest"], found["unit"]) == 1704067202.5
+
+
+@pytest.mark.parametrize("time", [1704067203, 1704067203000, 1704067203000000, 1704067203000000000])
+def test_numbers_are_taken_for_seconds_by_their_size(time):
+    assert since_1970(time, "the log's own numbers") == pytest.approx(1704067203)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"user,thing,timestamp\nu,a,1\n", "has no column 'item'.*--item-column"),
+        (b"user,item,timestamp\n,,\n", "no row of the log is an event"),
+    ],
+)
+def test_a_log_without_events_is_told(tmp_path, content, message):
+    with pytest.raises(UserError, match=message):
+        cleaned(tmp_path, "log.csv", content, "csv")
+
+
+def test_a_parquet_file_that_is_none_is_told(tmp_path):
+    with pytest.raises(UserError, match="not a readable Parquet file"):
+        cleaned(tmp_path, "log.parquet", b"PAR1 nothing", "parquet")
+
+
+def test_inputs_are_files_folders_and_globs(tmp_path):
+    for name in ("b.csv", "a.csv", ".hidden.csv", "_SUCCESS"):
+        (tmp_path / name).write_text("x")
+    for source in (tmp_path, tmp_path / "*.csv"):
+        assert [file.name for file in input_files(str(source))] == ["a.csv", "b.csv"]
+    with pytest.raises(UserError, match="there is no such file"):
+        input_files(str(tmp_path / "*.json"))
+    files = input_files(str(tmp_path))
+    assert (log_format(files, None), log_format(files, "jsonl")) == ("csv", "jsonl")
+    with pytest.raises(UserError, match="--format"):
+        log_format([*files, tmp_path / "c.parquet"], None)

@@ -1,0 +1,126 @@
+"""The command: exit statuses, the plan, and (slow) whole runs on a tiny simulated service, killed and resumed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from elcrec_tf.errors import UserError
+from pipelines.living.__main__ import main as living
+from pipelines.lock import locked
+from pipelines.production.__main__ import GATE_REFUSED, IN_USE, main
+
+ROOT = Path(__file__).parents[3]
+WORLD = ["--users", "60", "--items", "40", "--intents", "4", "--activity", "1"]
+TINY = ["--k-core", "1", "--hidden-size", "8", "--num-layers", "1", "--num-clusters", "4", "--batch-size", "16", "--xla", "off"]
+TINY += ["--products", "float32", "--max-drop", "0.9"]
+
+
+def days(folder, first, last):
+    assert living(["log", "--days", str(first), str(last), "--output", str(folder / f"day-{first:02d}.csv"), *WORLD]) == 0
+
+
+@pytest.fixture
+def flags(tmp_path):
+    (tmp_path / "logs").mkdir()
+    days(tmp_path / "logs", 0, 5)
+    places = ["--input", str(tmp_path / "logs"), "--model", str(tmp_path / "saved" / "shop"), "--work-dir", str(tmp_path / "work")]
+    return [*places, *TINY, "--epochs", "2", "--update-epochs", "1"]
+
+
+def versions(tmp_path):
+    return sorted(path.name for path in (tmp_path / "saved" / "shop").iterdir() if path.name.isdecimal())
+
+
+def state(tmp_path, run):
+    return json.loads((tmp_path / "work" / run / "pipeline.json").read_text())
+
+
+@pytest.mark.parametrize("folder", ["work", "saved/shop"])
+def test_a_second_run_is_told_so(flags, tmp_path, folder, capsys):
+    (tmp_path / "saved" / "shop").mkdir(parents=True)
+    # A lock of the system's: another descriptor of the same process is refused as well.
+    with locked(tmp_path / folder, wait=False):
+        assert main(flags) == IN_USE == 4
+    assert "another process is at work there" in capsys.readouterr().err
+    assert not list((tmp_path / "work").glob("run-*"))
+
+
+def test_a_dry_run_tells_the_plan_and_touches_nothing(flags, tmp_path, capsys):
+    assert main([*flags, "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert "from nothing, at most 2 epochs" in text and "nothing yet" in text
+    assert [line for line in text.splitlines() if line.endswith(": to do")] == [
+        f"{step}: to do" for step in ("prepare", "check", "train", "evaluate", "export", "compare", "gate", "publish")
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["logs"]
+
+
+def test_data_that_looks_wrong_is_refused_before_training(flags, tmp_path, capsys):
+    log = tmp_path / "logs" / "day-00.csv"
+    lines = log.read_text().splitlines()
+    log.write_text("\n".join([*lines, *["user-1,,5"] * (len(lines) // 50)]) + "\n")
+    assert main(flags) == GATE_REFUSED == 3
+    found = state(tmp_path, "run-0001")
+    assert found["outcome"] == "refused" and set(found["steps"]) == {"prepare", "check"}
+    (check,) = found["steps"]["check"]["result"]["checks"]
+    assert not check["passed"] and 0.01 < check["value"] < 0.02
+    assert not (tmp_path / "work" / "run-0001" / "train").exists() and versions(tmp_path) == []
+    text = (tmp_path / "work" / "run-0001" / "pipeline.log").read_text()
+    assert "refused by the gate" in text and "FAILED" in text
+    capsys.readouterr()
+    assert main(flags) == GATE_REFUSED
+    assert "check: is done" in capsys.readouterr().out
+
+
+def test_an_error_is_logged_and_the_same_command_goes_on(flags, tmp_path, capsys):
+    with pytest.raises(UserError, match="--k-core"):
+        main([*flags, "--k-core", "500"])
+    assert "stopped: " in (tmp_path / "work" / "run-0001" / "pipeline.log").read_text()
+    assert state(tmp_path, "run-0001")["outcome"] is None
+    with pytest.raises(UserError, match="there is no such file"):
+        main([*flags, "--input", str(tmp_path / "none")])
+
+
+def started(flags, until):
+    """The command in a process of its own, killed as soon as `until` holds."""
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-m", "pipelines.production", *flags]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as process:
+        while not until():
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    return process.returncode
+
+
+@pytest.mark.slow
+def test_day_by_day_killed_in_training_resumed_and_refused(flags, tmp_path):
+    loose = [*flags, "--epochs", "40"]
+    checkpoints = tmp_path / "work" / "run-0001" / "train" / "checkpoint"
+    assert started(loose, lambda: any(checkpoints.glob("epoch-*.keras"))) == -signal.SIGKILL
+    assert state(tmp_path, "run-0001")["steps"]["train"]["status"] == "started" and versions(tmp_path) == []
+    assert main(loose) == 0
+    assert versions(tmp_path) == ["1"]
+    log = (tmp_path / "work" / "run-0001" / "pipeline.log").read_text()
+    assert log.count("train: goes on where it was cut off") == 1 and log.count("prepare: begins") == 1
+    epochs = [line.split()[3] for line in log.splitlines() if "  loss " in line]
+    assert epochs[0].startswith("1/") and len(set(epochs)) >= len(epochs) - 1  # one epoch at most is done twice
+    assert main(loose) == 0 and versions(tmp_path) == ["1"]
+
+    days(tmp_path / "logs", 6, 6)
+    strict = [*flags, "--min-metric", "0.99"]
+    assert main(strict) == GATE_REFUSED
+    assert versions(tmp_path) == ["1"] and state(tmp_path, "run-0002")["outcome"] == "refused"
+    assert main(flags) == 0  # the gate alone is asked again
+    found = state(tmp_path, "run-0002")
+    assert versions(tmp_path) == ["1", "2"] and found["parent"] == "run-0001" and found["version"] == 2
+    assert found["steps"]["train"]["result"]["warm_start"]["run"].endswith("run-0001/train")
+    assert found["steps"]["compare"]["result"]["serving"]["all"]["users"] > 0
+    assert (tmp_path / "work" / "run-0002" / "pipeline.log").read_text().count("train: begins") == 1
+    assert json.loads((tmp_path / "work" / "run-0002" / "drift.json").read_text())["aligned_by"] == "warm start"

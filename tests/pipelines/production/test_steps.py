@@ -1,0 +1,135 @@
+"""Steps and their state, with steps that do next to nothing."""
+
+import json
+
+import pytest
+
+from elcrec_tf.errors import UserError
+from pipelines.production.runs import WorkFolder
+from pipelines.production.steps import Step, do_steps, plan
+
+NAMES = ("prepare", "check", "train", "publish")
+
+
+class Cut(BaseException):
+    """Stands for a kill: nothing in the pipeline catches it."""
+
+
+class World:
+    """Counts how often each step was done to its end, and cuts one off once, before its work or after it."""
+
+    def __init__(self, folder):
+        self.work = WorkFolder(folder)
+        self.done = []
+        self.cut = None
+        self.settings = dict.fromkeys(NAMES, 0)
+        self.failing = ()
+        run = self.work.new([{"path": "log"}])
+        run.path.mkdir(parents=True)
+        run.save()
+
+    def steps(self, run):
+        def step(name, *needs):
+            return Step(name, lambda results: self.do(name, results), needs, {"value": self.settings[name]}, (run.path / name,))
+
+        return [step("prepare"), step("check", "prepare"), step("train", "prepare"), step("publish", "train", "check")]
+
+    def do(self, name, results):
+        if self.cut == (name, "before"):
+            self.cut = None
+            raise Cut
+        (self.work.path / "run-0001" / name).write_text(str(self.settings[name]))
+        if self.cut == (name, "after"):
+            self.cut = None
+            raise Cut
+        self.done.append(name)
+        return {"passed": name not in self.failing, "value": self.settings[name], "saw": sorted(results)}
+
+    def go(self):
+        """A process: it knows what is on the disk."""
+        (run,) = self.work.runs()
+        return do_steps(run, self.steps(run), lambda line: None)
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_cut_off_at_any_step_goes_on_and_does_each_step_once(world, name, moment):
+    world.cut = (name, moment)
+    with pytest.raises(Cut):
+        world.go()
+    assert world.go()
+    assert world.done == list(NAMES)
+    assert world.go() and world.done == list(NAMES)
+
+
+def test_what_a_step_left_is_there_when_it_goes_on_but_not_when_its_inputs_changed(world):
+    left = world.work.path / "run-0001" / "train"
+    world.cut = ("train", "after")
+    with pytest.raises(Cut):
+        world.go()
+    world.cut = ("train", "before")
+    with pytest.raises(Cut):
+        world.go()
+    assert left.read_text() == "0"
+    world.settings["train"], world.cut = 1, ("train", "before")
+    with pytest.raises(Cut):
+        world.go()
+    assert not left.exists()
+    assert world.go() and left.read_text() == "1"
+
+
+def test_a_change_redoes_the_step_and_what_needs_it_alone(world):
+    world.go()
+    world.done.clear()
+    world.settings["check"] = 1
+    assert world.go() and world.done == ["check", "publish"]
+    world.done.clear()
+    world.settings["prepare"] = 1
+    assert world.go() and world.done == list(NAMES)
+
+
+def test_a_step_that_does_not_pass_ends_the_run_again_and_again(world):
+    world.failing = ("check",)
+    assert not world.go() and not world.go()
+    assert world.done == ["prepare", "check"]
+    world.failing, world.settings["check"] = (), 1  # another limit
+    assert world.go() and world.done == ["prepare", "check", "check", "train", "publish"]
+
+
+def test_the_plan_tells_what_would_be_done(world):
+    world.cut = ("train", "before")
+    with pytest.raises(Cut):
+        world.go()
+    (run,) = world.work.runs()
+    assert plan(run, world.steps(run)) == {"prepare": "done", "check": "done", "train": "to go on with", "publish": "to do"}
+    world.settings["prepare"] = 1
+    assert set(plan(run, world.steps(run)).values()) == {"to do"}
+    assert world.done == ["prepare", "check"]
+
+
+def test_runs_are_numbered_and_know_who_was_published_last(tmp_path):
+    work = WorkFolder(tmp_path)
+    assert work.new([]).parent is None
+    for number, outcome in enumerate(("published", "refused", None), 1):
+        run = work.new([])
+        assert run.path.name == f"run-{number:04d}"
+        run.path.mkdir()
+        run.end(outcome)
+    (tmp_path / "run-0007").mkdir()  # cut off before it wrote anything
+    assert [run.path.name for run in work.runs()] == ["run-0001", "run-0002", "run-0003"]
+    assert (work.new([]).path.name, work.new([]).parent) == ("run-0008", "run-0001")
+    assert len({run.id for run in work.runs()}) == 3
+
+
+def test_a_broken_state_is_told(tmp_path):
+    (tmp_path / "run-0001").mkdir()
+    state = tmp_path / "run-0001" / "pipeline.json"
+    for text, message in (("{", "is not valid JSON"), (json.dumps({"id": 1}), "is not a state")):
+        state.write_text(text)
+        with pytest.raises(UserError, match=message):
+            WorkFolder(tmp_path).runs()
