@@ -110,7 +110,8 @@ def test_day_by_day_killed_in_training_resumed_and_refused(flags, tmp_path):
     log = (tmp_path / "work" / "run-0001" / "pipeline.log").read_text()
     assert log.count("train: goes on where it was cut off") == 1 and log.count("prepare: begins") == 1
     epochs = [line.split()[3] for line in log.splitlines() if "  loss " in line]
-    assert epochs[0].startswith("1/") and len(set(epochs)) >= len(epochs) - 1  # one epoch at most is done twice
+    # The kill may come before the line of the epoch whose checkpoint is there; one epoch at most is done twice.
+    assert epochs[0] in ("1/40", "2/40") and len(set(epochs)) >= len(epochs) - 1
     assert main(loose) == 0 and versions(tmp_path) == ["1"]
 
     days(tmp_path / "logs", 6, 6)
