@@ -13,6 +13,9 @@ from elcrec_tf.serving.inverted_lists import InvertedLists
 BLOCK = 1 << 16
 """Most items scored at a time."""
 
+SPARE = 64
+"""Most lists that a question looks into beyond those that the recall needs, until enough items are found."""
+
 _PARALLEL = 4  # blocks or questions under way at the same time
 
 
@@ -91,7 +94,8 @@ class ListSearch:
     Args:
         keys: float32 `[num_items + 1, size]`, row 0 = padding.
         lists: the items, divided.
-        probes: lists looked into; all of them find what `ExactSearch` finds.
+        probes: lists looked into, and up to `SPARE` more where these hold fewer items than are asked for; all of them find what
+            `ExactSearch` finds.
     """
 
     def __init__(self, keys: tf.Tensor, lists: InvertedLists, probes: int) -> None:
@@ -113,11 +117,15 @@ class ListSearch:
 
     def best(self, queries: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         keys, items, starts = (one.read_value() for one in (self._keys, self._items, self._starts))
-        _, near = tf.math.top_k(tf.matmul(queries, self._centers.read_value(), transpose_b=True), self.probes)
+        centers = self._centers.read_value()
+        _, near = tf.math.top_k(tf.matmul(queries, centers, transpose_b=True), min(self.probes + SPARE, centers.shape[0]))
 
         def of_question(question: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
             query, probed = question
-            rows = tf.ragged.range(tf.gather(starts, probed), tf.gather(starts, probed + 1)).flat_values
+            first, behind = tf.gather(starts, probed), tf.gather(starts, probed + 1)
+            enough = tf.math.count_nonzero(tf.cumsum(behind - first) < k, dtype=tf.int32) + 1
+            wanted = tf.maximum(enough, self.probes)
+            rows = tf.ragged.range(first[:wanted], behind[:wanted]).flat_values
             scores = tf.linalg.matvec(tf.gather(keys, rows), query)
             best, place = tf.math.top_k(scores, tf.minimum(k, tf.size(scores)))
             best, found = _filled(best[None], tf.gather(items, tf.gather(rows, place))[None], k)

@@ -10,6 +10,7 @@ from elcrec_tf.data.datasets import load_dataset
 from elcrec_tf.errors import UserError
 from elcrec_tf.model import build_model
 from elcrec_tf.run_folder import RunFolder
+from elcrec_tf.serving import search as search_module
 from elcrec_tf.serving import signatures
 from elcrec_tf.serving.approximate import Approximation, approximate_search
 from elcrec_tf.serving.layout import METADATA
@@ -89,8 +90,9 @@ def test_exact_exports_say_so(exported):
     assert json.loads((exported / "1" / METADATA).read_text())["index"] == {"kind": "exact"}
 
 
-def test_few_candidates_leave_cells_empty_and_allow_lists_stay_exact(model, catalog, exact):
-    """One list of six holds fewer than twelve items that may be recommended."""
+def test_few_candidates_leave_cells_empty_and_allow_lists_stay_exact(model, catalog, exact, monkeypatch):
+    """One list of ten holds fewer than twelve items that may be recommended, and no other one may be looked into."""
+    monkeypatch.setattr(search_module, "SPARE", 0)
     search, about = approximate_search(model, item_keys(model), TOP_K, Approximation(histories(), lists=10, probes=1))
     ours = ServingModule(model, catalog, TOP_K, search).signatures()
     found, whole = (answers(one, "recommend") for one in (ours, exact))

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from elcrec_tf.serving import search
 from elcrec_tf.serving.inverted_lists import InvertedLists, default_count, divide, fewest_probes, recall_by_probes
 from elcrec_tf.serving.search import ExactSearch, ListSearch, without
 
@@ -18,8 +19,8 @@ def by_hand(keys, queries, k):
     return np.take_along_axis(scores, order, axis=1), order + 1
 
 
-def asked(search, queries, k):
-    return [value.numpy() for value in tf.function(search.best)(queries, tf.constant(k))]
+def asked(one, queries, k):
+    return [value.numpy() for value in tf.function(one.best)(queries, tf.constant(k))]
 
 
 @pytest.mark.parametrize("block", [1, 10, 51, 100, 5000])
@@ -42,10 +43,10 @@ def test_of_equal_scores_the_smaller_index_comes_first_across_blocks(block):
 @pytest.mark.parametrize("k", [5, 101])
 def test_all_lists_find_what_exact_search_finds(count, k):
     keys, queries = keys_and_queries()
-    search = ListSearch(keys, divide(keys[1:].numpy(), count), count)
-    for ours, exact in zip(asked(search, queries, k), asked(ExactSearch(keys), queries, k), strict=True):
+    of_lists = ListSearch(keys, divide(keys[1:].numpy(), count), count)
+    for ours, exact in zip(asked(of_lists, queries, k), asked(ExactSearch(keys), queries, k), strict=True):
         np.testing.assert_allclose(ours, exact, rtol=1e-5)
-    np.testing.assert_array_equal(search.keys_of(tf.constant([[0, 3], [101, 50]])), tf.gather(keys, [[0, 3], [101, 50]]))
+    np.testing.assert_array_equal(of_lists.keys_of(tf.constant([[0, 3], [101, 50]])), tf.gather(keys, [[0, 3], [101, 50]]))
 
 
 def test_a_division_holds_every_item_once():
@@ -61,9 +62,15 @@ LISTS = InvertedLists(np.array([2, 4, 1, 3, 5]), np.array([0, 2, 2, 5]), np.floa
 KEYS = tf.constant([[9.0, 9], [0, 1], [1, 0], [0, 2], [2, 0], [0, 3]])
 
 
-def test_few_lists_find_their_items_alone():
-    """The query is nearest to the first list, items 2 and 4, then to the empty one: the rest of the answer is empty."""
-    scores, items = asked(ListSearch(KEYS, LISTS, 2), tf.constant([[1.0, 0]]), 4)
+def test_few_lists_find_their_items_alone(monkeypatch):
+    """The query is nearest to the first list, items 2 and 4, then to the empty one, then to the third with 1, 3 and 5."""
+    query = tf.constant([[1.0, 0]])
+    scores, items = asked(ListSearch(KEYS, LISTS, 1), query, 2)
+    assert (scores.tolist(), items.tolist()) == ([[2, 1]], [[4, 2]])
+    # Three items are more than the first two lists hold: the third one is looked into.
+    assert asked(ListSearch(KEYS, LISTS, 1), query, 3)[1].tolist() == [[4, 2, 1]]
+    monkeypatch.setattr(search, "SPARE", 1)
+    scores, items = asked(ListSearch(KEYS, LISTS, 1), query, 4)
     assert scores.tolist() == [[2, 1, -np.inf, -np.inf]]
     assert items[0, :2].tolist() == [4, 2]
 
@@ -86,7 +93,8 @@ def test_predicted_recall_is_that_of_the_search():
     for probes in (1, 4, 25):
         found = asked(ListSearch(keys, lists, probes), queries, 20)[1]
         hits = np.mean([np.isin(row, true).sum() / 20 for row, true in zip(found, best, strict=True)])
-        assert hits == pytest.approx(recalls[probes - 1])
+        # A list that holds fewer items than were asked for lets a question look further.
+        assert recalls[probes - 1] - 1e-6 <= hits <= recalls[probes - 1] + (0.1 if probes == 1 else 1e-6)
 
 
 def test_clustered_items_need_few_lists():
