@@ -21,8 +21,8 @@ TINY = ["--k-core", "1", "--hidden-size", "8", "--num-layers", "1", "--num-clust
 TINY += ["--products", "float32", "--max-drop", "0.9"]
 
 
-def days(folder, first, last):
-    assert living(["log", "--days", str(first), str(last), "--output", str(folder / f"day-{first:02d}.csv"), *WORLD]) == 0
+def days(folder, first, last, world=WORLD):
+    assert living(["log", "--days", str(first), str(last), "--output", str(folder / f"day-{first:02d}.csv"), *world]) == 0
 
 
 @pytest.fixture
@@ -101,6 +101,10 @@ def started(flags, until):
 
 @pytest.mark.slow
 def test_day_by_day_killed_in_training_resumed_and_refused(flags, tmp_path):
+    # Large enough for a model to be better than popularity.
+    world = ["--users", "200", "--items", "80", "--intents", "4", "--activity", "1"]
+    days(tmp_path / "logs", 0, 13, world)
+    flags += ["--hidden-size", "16", "--update-epochs", "3"]
     loose = [*flags, "--epochs", "40"]
     checkpoints = tmp_path / "work" / "run-0001" / "train" / "checkpoint"
     assert started(loose, lambda: any(checkpoints.glob("epoch-*.keras"))) == -signal.SIGKILL
@@ -114,7 +118,7 @@ def test_day_by_day_killed_in_training_resumed_and_refused(flags, tmp_path):
     assert epochs[0] in ("1/40", "2/40") and len(set(epochs)) >= len(epochs) - 1
     assert main(loose) == 0 and versions(tmp_path) == ["1"]
 
-    days(tmp_path / "logs", 6, 6)
+    days(tmp_path / "logs", 14, 14, world)
     strict = [*flags, "--min-metric", "0.99"]
     assert main(strict) == GATE_REFUSED
     assert versions(tmp_path) == ["1"] and state(tmp_path, "run-0002")["outcome"] == "refused"
