@@ -224,9 +224,11 @@ def test_early_stopping_keeps_patience(sequences, tmp_path):
             "temperature": 1.0,
         },
         {"next_item": "sampled_softmax", "num_negatives": 16, "score": "dot", "products": "bfloat16", "revive_below": 0.5},
-        {"sequence_weight": 0.0, "intent_weight": 0.0, "cluster_weight": 0.0, "xla": "on"},
-        {"activity_features": True, "dropout": 0.1, "augmentations": ("substitute", "insert", "dropout")},
-        {"xla": "chains", "products": "bfloat16"},
+        pytest.param({"sequence_weight": 0.0, "intent_weight": 0.0, "cluster_weight": 0.0, "xla": "on"}, marks=pytest.mark.slow),
+        pytest.param(
+            {"activity_features": True, "dropout": 0.1, "augmentations": ("substitute", "insert", "dropout")}, marks=pytest.mark.slow
+        ),
+        pytest.param({"xla": "chains", "products": "bfloat16"}, marks=pytest.mark.slow),
         pytest.param({"xla": "chains", "examples": "prefixes", "score": "dot"}, marks=pytest.mark.slow),
     ],
     ids=[

@@ -90,6 +90,7 @@ def test_train(tmp_path, in_process, capsys):
     assert "step / floor" in printed.err
 
 
+@pytest.mark.slow
 def test_input_and_resume(tmp_path, in_process):
     folder = tmp_path / "out"
     arguments = ["input", *TINY, "--epochs", "2", "--output-dir", str(folder)]
@@ -105,6 +106,7 @@ def test_input_and_resume(tmp_path, in_process):
     assert set(check_outputs(folder, "input")["measurements"]) == {"input/0", "input/1"}
 
 
+@pytest.mark.slow
 def test_evaluate(tmp_path, in_process):
     folder = tmp_path / "out"
     main(["evaluate", *TINY, *FAST, *SMALL, "--passes", "2", "--output-dir", str(folder)])
@@ -114,6 +116,7 @@ def test_evaluate(tmp_path, in_process):
     assert len(content["measurements"]["evaluate/0"]["seconds"]) == 3
 
 
+@pytest.mark.slow
 def test_export(tmp_path, in_process):
     folder = tmp_path / "out"
     main(["export", *TINY, *SMALL, "--calls", "3", "--output-dir", str(folder)])
@@ -132,6 +135,7 @@ def server_in_process(folder, flags=()):
         yield serving.Server(SimpleNamespace(pid=os.getpid()), server.address)
 
 
+@pytest.mark.slow
 def test_serve(tmp_path, in_process, monkeypatch):
     monkeypatch.setattr(serving, "running_server", server_in_process)
     monkeypatch.setattr(serving, "_WARM_SECONDS", 0.1)
@@ -161,6 +165,7 @@ def test_load_counts_what_fails(in_process):
     assert set(row["errors"]) == {"UNAVAILABLE"}
 
 
+@pytest.mark.slow
 def test_scaling(tmp_path, monkeypatch, capsys):
     specs = []
 
@@ -221,6 +226,7 @@ def test_a_catalogue_that_does_not_fit_is_a_row_too(tmp_path, monkeypatch, capsy
     assert (tmp_path / "catalogue.md").read_text().count("want of memory") == 6
 
 
+@pytest.mark.slow
 def test_a_point_of_the_catalogue_trains(tmp_path, in_process, monkeypatch):
     monkeypatch.setattr(scaling, "_MOST_FULL_SOFTMAX", 10)
     arguments = "--series catalogue --catalogue-sizes 50 --epochs 2".split()
@@ -240,6 +246,7 @@ def peer_row(*values):
     return {**about, "curve": curve, "test": {"all_ranking_seconds": [3.0, 1.0, 2.0]}, "seconds_to_first_step": 7.0}
 
 
+@pytest.mark.slow
 def test_peer(tmp_path, in_process, monkeypatch, capsys):
     asked = []
 
