@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from elcrec_tf import cli
-from elcrec_tf.config import PRESETS, Config, resolve
+from elcrec_tf.config import Config, resolve
 from elcrec_tf.data.datasets import load_dataset
 from elcrec_tf.data.shards import AnySequences
 from elcrec_tf.errors import UserError
 from elcrec_tf.files import write_json
+from elcrec_tf.presets import PRESETS
 from elcrec_tf.run_folder import RunFolder, default_folder, newest_folder
 from elcrec_tf.workers import Worker, this_worker
 

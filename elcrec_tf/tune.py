@@ -11,10 +11,11 @@ import sys
 from typing import Any
 
 from elcrec_tf import cli
-from elcrec_tf.config import GROUPS, PRESETS, TrainConfig, resolve
+from elcrec_tf.config import GROUPS, TrainConfig, resolve
 from elcrec_tf.data.datasets import load_dataset
 from elcrec_tf.data.shards import AnySequences
 from elcrec_tf.errors import UserError
+from elcrec_tf.presets import PRESETS
 from elcrec_tf.search_folder import TOLERANCE, TUNERS, SearchFolder, SearchSettings, default_search_folder, newest_search_folder
 from elcrec_tf.search_space import KNOWN, make_space, read_space_file
 from elcrec_tf.tuning_workers import role, run_workers

@@ -4,8 +4,9 @@ import math
 
 import pytest
 
-from elcrec_tf.config import GROUPS, PRESETS, Config, LossConfig, ModelConfig, TrainConfig, resolve
+from elcrec_tf.config import GROUPS, Config, LossConfig, ModelConfig, TrainConfig, resolve
 from elcrec_tf.errors import UserError
+from elcrec_tf.presets import PRESETS
 
 
 @pytest.fixture

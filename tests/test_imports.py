@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import from its own layer and from those above it in this list, never from one below. A name ending in a dot is a folder.
 LAYERS = (
-    ("__init__", "errors", "padding"),
+    ("__init__", "errors", "padding", "presets"),
     ("kernels", "dropout", "hardware", "replicas"),
     ("config_fields", "files", "masking", "intents", "intent_drift", "vectors", "optimizer", "workers"),
     ("config",),

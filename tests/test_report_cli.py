@@ -176,7 +176,7 @@ def broken(runs, tmp_path):
     return run, data
 
 
-def refused(run, match, *flags):
+def assert_refused(run, match, *flags):
     with pytest.raises(UserError, match=match) as error:
         report.main([str(run.path), *flags])
     assert "\n" not in str(error.value)
@@ -186,19 +186,19 @@ def refused(run, match, *flags):
 def test_a_run_without_its_data_is_refused(broken):
     run, data = broken
     data.unlink()
-    refused(run, rf"{run.path}: the report needs the data set that the run was made with: {data}: ")
+    assert_refused(run, rf"{run.path}: the report needs the data set that the run was made with: {data}: ")
 
 
 def test_data_that_has_changed_is_refused(broken):
     run, data = broken
     data.write_text(data.read_text() + "another <b>1 <b>2 <b>3\n")
-    refused(run, rf"the data of {data} has changed since the run was made")
+    assert_refused(run, rf"the data of {data} has changed since the run was made")
 
 
 def test_a_run_without_results_is_refused(broken):
     run, _ = broken
     run.metrics_file.unlink()
-    refused(run, r"metrics.json: has no dataset, .*test.*finish the run with --resume, or evaluate it: .*elcrec_tf.evaluate")
+    assert_refused(run, r"metrics.json: has no dataset, .*test.*finish the run with --resume, or evaluate it: .*elcrec_tf.evaluate")
 
 
 def test_results_of_another_model_are_refused(broken):
@@ -206,14 +206,14 @@ def test_results_of_another_model_are_refused(broken):
     metrics = run.read_metrics()
     metrics["test"]["HR@10"] += 0.1
     write_json(run.metrics_file, metrics)
-    refused(run, r"metrics.json: test HR@10 is .*, the model's is .*evaluate again")
+    assert_refused(run, r"metrics.json: test HR@10 is .*, the model's is .*evaluate again")
 
 
 def test_a_broken_snapshot_is_refused(broken):
     run, _ = broken
     run.snapshots.mkdir()
     (run.snapshots / "epoch-00001.npz").write_bytes(b"PK\x03\x04 not a snapshot")
-    refused(run, r"epoch-00001.npz: is no snapshot that elcrec_tf wrote")
+    assert_refused(run, r"epoch-00001.npz: is no snapshot that elcrec_tf wrote")
 
 
 def test_a_run_without_history_has_a_report(broken):

@@ -117,15 +117,20 @@ def test_a_resumed_run_equals_an_uninterrupted_one(finished, sequences, tmp_path
     assert resumed.config() == TINY
 
 
-@pytest.mark.slow
-def test_a_resumed_run_with_centres_by_em_equals_an_uninterrupted_one(sequences, tmp_path):
-    config = TINY.replace(intent_clustering="em", fusion="none", epochs=2)
+def whole_and_resumed(config, sequences, tmp_path):
+    """(folder, model) of a run of two epochs, and the model of one that was resumed after the first, whose history is the same."""
     whole, resumed = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "resumed")
-    model = train_model(sequences, config, whole)
+    model = train_model(sequences, config.replace(epochs=2), whole)
     train_model(sequences, config.replace(epochs=1), resumed)
-    after = train_model(sequences, config, resumed, resume=True)
+    after = train_model(sequences, config.replace(epochs=2), resumed, resume=True)
     for ours, theirs in zip(curve(resumed), curve(whole), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
+    return whole, model, after
+
+
+@pytest.mark.slow
+def test_a_resumed_run_with_centres_by_em_equals_an_uninterrupted_one(sequences, tmp_path):
+    whole, model, after = whole_and_resumed(TINY.replace(intent_clustering="em", fusion="none"), sequences, tmp_path)
     np.testing.assert_allclose(after.cluster_centers.centers, model.cluster_centers.centers, rtol=1e-4, atol=1e-5)
     rows = whole.read_history()
     assert all(0 < row["clustering_seconds"] < row["seconds"] for row in rows)
@@ -134,15 +139,9 @@ def test_a_resumed_run_with_centres_by_em_equals_an_uninterrupted_one(sequences,
 
 @pytest.mark.slow
 def test_a_resumed_run_with_averaged_weights_and_a_memory_equals_an_uninterrupted_one(sequences, tmp_path):
-    config = TINY.replace(epochs=2, average_momentum=0.9, memory_weight=1.0)
-    whole, resumed = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "resumed")
-    before = train_model(sequences, config, whole)
-    train_model(sequences, config.replace(epochs=1), resumed)
-    after = train_model(sequences, config, resumed, resume=True)
-    for ours, theirs in zip(curve(resumed), curve(whole), strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-4)
+    _, model, after = whole_and_resumed(TINY.replace(average_momentum=0.9, memory_weight=1.0), sequences, tmp_path)
     history = np.int32([[0, 0, 3, 1]])
-    np.testing.assert_allclose(after.scores(history), before.scores(history), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(after.scores(history), model.scores(history), rtol=1e-4, atol=1e-4)
     assert np.asarray(after.transition_memory.shares).any()
 
 

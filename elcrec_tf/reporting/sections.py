@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from elcrec_tf.config import PRESETS, Config, resolve
+from elcrec_tf.config import Config, resolve
 from elcrec_tf.data.sequences import Sequences
 from elcrec_tf.data.splits import holdout_positions
+from elcrec_tf.presets import PRESETS
 from elcrec_tf.reporting.analysis import RECOMMENDATIONS, Analysis
 from elcrec_tf.reporting.breakdown import (
     POPULARITY,

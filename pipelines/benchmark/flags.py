@@ -10,7 +10,6 @@ from typing import Any
 
 from elcrec_tf import cli
 from elcrec_tf.config import (
-    PRESETS,
     AugmentConfig,
     DataConfig,
     LossConfig,
@@ -20,6 +19,7 @@ from elcrec_tf.config import (
     TrainConfig,
 )
 from elcrec_tf.config_fields import Group
+from elcrec_tf.presets import PRESETS
 
 PROGRAM = "python -m pipelines.benchmark"
 VARIANTS = ("whole", "no-sequence", "no-intent", "no-elcm", "next-item")

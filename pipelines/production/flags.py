@@ -7,7 +7,8 @@ import dataclasses
 from pathlib import Path
 
 from elcrec_tf import cli
-from elcrec_tf.config import PRESETS, AugmentConfig, DataConfig, LossConfig, ModelConfig, ScheduleConfig, TrainConfig
+from elcrec_tf.config import AugmentConfig, DataConfig, LossConfig, ModelConfig, ScheduleConfig, TrainConfig
+from elcrec_tf.presets import PRESETS
 from pipelines.production.gate import Limits
 from pipelines.production.preparing import MEMORY, SPARK
 

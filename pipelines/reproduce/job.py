@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from elcrec_tf import __version__
-from elcrec_tf.config import PRESETS, Config, DataConfig, SimulatorConfig, resolve
+from elcrec_tf.config import Config, DataConfig, SimulatorConfig, resolve
+from elcrec_tf.presets import PRESETS
 
 # What a run leaves behind for a reader moves no result.
 _FREE: dict[str, Any] = {"recovery": False, "snapshot_epochs": None, "snapshot_users": 1}

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from elcrec_tf.config import PRESETS, Config, resolve
+from elcrec_tf.config import Config, resolve
 from elcrec_tf.data.datasets import load_dataset
 from elcrec_tf.data.shards import in_memory
+from elcrec_tf.presets import PRESETS
 from elcrec_tf.reporting.published import published_results
 from pipelines.reproduce.job import Job
 from pipelines.reproduce.ledger import Ledger, Row
