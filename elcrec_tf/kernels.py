@@ -100,6 +100,11 @@ def summed_rows(gradient: Any) -> tuple[Any, Any] | None:
     return rows, tf.math.unsorted_segment_sum(gradient.values, place, tf.size(rows))
 
 
+def dense(gradient: Any) -> Any:
+    """The gradient of lookups as that of the whole table: rows that were looked up twice are added up."""
+    return _dense(gradient) if keras.backend.backend() == "tensorflow" else gradient
+
+
 def at_rows(rows: Any, values: Any) -> Any:
     """What to assign to a variable so that only these rows change (TensorFlow)."""
     import tensorflow as tf

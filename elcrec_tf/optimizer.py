@@ -6,16 +6,26 @@ from typing import Any
 import keras
 from keras import ops
 
-from elcrec_tf.kernels import Kernels, at_rows, fused, lookup, summed_rows, using
+from elcrec_tf.kernels import Kernels, at_rows, dense, fused, lookup, summed_rows, using
 
 _LARGE = 100_000
 
 
 @keras.saving.register_keras_serializable("elcrec_tf")
-class FusedAdam(keras.optimizers.Adam):
-    """`keras.optimizers.Adam`, whose dozen operations on a large variable read and write memory once (TensorFlow).
+class DenseAdam(keras.optimizers.Adam):
+    """`keras.optimizers.Adam`, for which rows that a step looked up twice have one gradient, their sum.
 
-    The gradient of a lookup is summed up by row first: rows that occur twice count as one gradient, as in dense Adam.
+    (Keras takes them for two, and adds up their squares instead of squaring their sum: a step would depend on how often a batch, or each of
+    several devices, happens to look up the same item.)
+    """
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        super().update_step(dense(gradient), variable, learning_rate)
+
+
+@keras.saving.register_keras_serializable("elcrec_tf")
+class FusedAdam(DenseAdam):
+    """`DenseAdam`, whose dozen operations on a large variable read and write memory once (TensorFlow).
 
     Args:
         touched_rows: update only the rows that the gradient of a lookup holds ("lazy" Adam): the others, moments included, stay as they

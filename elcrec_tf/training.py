@@ -38,7 +38,7 @@ from elcrec_tf.kernels import Kernels
 from elcrec_tf.layers.activity_features import quartile_bounds
 from elcrec_tf.layers.transition_memory import DECAY, STEPS, WIDTH
 from elcrec_tf.model import ELCRec, build_model
-from elcrec_tf.optimizer import FusedAdam
+from elcrec_tf.optimizer import DenseAdam, FusedAdam
 from elcrec_tf.progress import ProgressCallback
 from elcrec_tf.run_folder import RunFolder, load_keras
 from elcrec_tf.warm_start import describe, lineage, parent_of, take_over
@@ -236,7 +236,7 @@ def new_model(sequences: AnySequences, config: Config, strategy: _Strategy = Non
     old = parent.load_model() if parent else None
     with _scope(strategy):
         model = build_model(config, sequences.catalog.num_items, _activity_bounds(sequences, config, old))
-        adam = FusedAdam(rate, touched, **average) if compiled == "chains" else keras.optimizers.Adam(rate, **average)
+        adam = FusedAdam(rate, touched, **average) if compiled == "chains" else DenseAdam(rate, **average)
         model.compile(optimizer=adam, jit_compile=compiled == "on")
         model.optimizer.build(model.trainable_variables)
     if parent and old:

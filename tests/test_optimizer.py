@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from elcrec_tf import optimizer as module
 from elcrec_tf.kernels import lookup
-from elcrec_tf.optimizer import FusedAdam
+from elcrec_tf.optimizer import DenseAdam, FusedAdam
 
 # The first is large enough for a kernel of its own; the scalar is the score's temperature.
 SHAPES = ((400, 300), (7, 3), ())
@@ -139,3 +139,12 @@ def test_dense_gradients_are_the_same_with_touched_rows():
     ours, theirs = (stepped(optimizer, dense_gradients()) for optimizer in (FusedAdam(touched_rows=True), keras.optimizers.Adam()))
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_rows_that_were_looked_up_twice_have_one_gradient():
+    """Row 1 was looked up twice: the step is that of the sum, 3, and its second moment 0.001 x 9."""
+    variable, optimizer = keras.Variable(np.zeros((3, 1), "float32")), DenseAdam(0.1)
+    optimizer.build([variable])
+    optimizer.apply([tf.IndexedSlices(tf.constant([[1.0], [2.0]]), tf.constant([1, 1]), tf.constant([3, 1]))], [variable])
+    np.testing.assert_allclose(np.ravel(optimizer._velocities[0]), [0, 0.009, 0], rtol=1e-5)
+    np.testing.assert_allclose(np.ravel(variable), [0, -0.1, 0], atol=1e-5)

@@ -51,6 +51,7 @@ def test_the_export_is_version_1(finished):
     assert (finished[0] / "model" / "1" / "saved_model.pb").is_file()
 
 
+@pytest.mark.slow
 def test_the_config_of_a_run_trains_again(finished, tmp_path, capsys):
     folder, _ = finished
     argv = ["--config", str(folder / "run" / "config.json"), "--output-dir", str(tmp_path / "run"), "--no-export", "--no-recovery"]

@@ -71,6 +71,7 @@ def test_it_shows_a_line_for_each_start_and_end_and_no_noise(finished):
         assert noise not in finished[1].stderr
 
 
+@pytest.mark.slow
 def test_the_best_configuration_trains(finished, tmp_path):
     folder, done = finished
     report = json.loads(done.stdout)
@@ -82,6 +83,7 @@ def test_the_best_configuration_trains(finished, tmp_path):
     assert max(row["val_NDCG@20"] for row in rows) == pytest.approx(best["score"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_finished_search_is_resumed_to_its_report_and_extended(finished, capsys):
     folder, _ = finished
     before = json.loads((folder.path / "trials.json").read_text())
@@ -174,6 +176,7 @@ def wait_for(condition, process):
     assert condition(), process.stdout.read()
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_with_the_command(tmp_path):
     """kill -9 within the first trial: `--resume` lets it go on from its checkpoint."""
     folder = SearchFolder(tmp_path / "search")

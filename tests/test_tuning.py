@@ -101,6 +101,7 @@ def test_executions_are_seeds_and_the_score_is_their_mean(make, sequences, train
     assert result.score == pytest.approx(statistics.mean(best)) and best[0] != best[1]
 
 
+@pytest.mark.slow
 def test_a_diverging_trial_is_recorded_and_the_search_goes_on(make, sequences, capsys):
     settings, folder = make("grid", {**CHOICES, "num_clusters": 4, "learning_rate": {"choices": [1e30, 1e-3]}}, score="dot", epochs=1)
     run(settings, folder, sequences)
@@ -269,6 +270,7 @@ def test_more_trials_can_be_asked_for_later(make, sequences, trained):
     assert len(folder.trials(settings)) == 11
 
 
+@pytest.mark.slow
 def test_hyperband_goes_on_from_the_checkpoint_of_the_trial_that_it_continues(make, sequences):
     settings, folder = make("hyperband", RANGES, max_trials=4, epochs=3)
     run(settings, folder, sequences)
@@ -343,6 +345,7 @@ def test_a_search_without_a_completed_trial_leaves_no_configuration(make, sequen
     assert not folder.best_config_file.exists()
 
 
+@pytest.mark.slow
 def test_a_refit_reports_the_best_configuration_on_test_and_is_continued(make, sequences):
     settings, folder = make("random", RANGES, epochs=1)
     best = {"trial": "2", "values": {"num_clusters": 5, "temperature": 0.3}}
