@@ -16,7 +16,7 @@ from elcrec_tf.data.simulate import simulate
 from elcrec_tf.data.training_data import training_batches
 from elcrec_tf.errors import UserError
 from elcrec_tf.model import build_model
-from elcrec_tf.optimizer import FusedAdam
+from elcrec_tf.optimizer import DenseAdam, FusedAdam
 from elcrec_tf.results import evaluate_run
 from elcrec_tf.run_folder import RunFolder, load_keras
 from elcrec_tf.training import new_model, train_model
@@ -323,7 +323,7 @@ def test_what_is_compiled_goes_by_the_hardware_unless_it_is_said(sequences, monk
     config = TINY.replace(xla=xla, products=products)
     model = training.new_model(sequences, config)
     assert (model.kernels.product_dtype, model.kernels.compiled, model.jit_compile) == expected
-    assert type(model.optimizer) is (FusedAdam if model.kernels.compiled else keras.optimizers.Adam)
+    assert type(model.optimizer) is (FusedAdam if model.kernels.compiled else DenseAdam)
 
 
 def test_a_run_of_no_epochs_leaves_a_model(sequences, tmp_path):

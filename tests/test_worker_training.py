@@ -170,6 +170,7 @@ def distributed(folder, config, *flags, **options):
     return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
+@pytest.mark.slow
 def test_two_workers_train_as_one_does(alone, tmp_path):
     job = distributed(tmp_path, EXACT)
     output, errors = job.communicate(timeout=560)
