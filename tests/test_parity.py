@@ -93,7 +93,7 @@ def test_bce(golden):
         arrays["hidden"].reshape(-1, size),
         arrays["target_ids"].reshape(-1),
         arrays["negative_ids"].reshape(-1),
-        arrays["w/item_embeddings.weight"],
+        arrays["w/item_embeddings.weight"].__getitem__,
     )
     np.testing.assert_allclose(float(ours), arrays["loss_next_item_bce"], **CLOSE)
 
