@@ -310,9 +310,10 @@ def test_compiled_chains_train_alike_with_dropout_on():
     assert losses[True][-1] < losses[True][0]
 
 
+@pytest.mark.parametrize("options", [{}, {"local_width": 2}], ids=str)
 @pytest.mark.parametrize("compiled", [False, True])
-def test_products_in_bfloat16_train_alike(compiled):
-    half, full = toy_model(), toy_model()
+def test_products_in_bfloat16_train_alike(compiled, options):
+    half, full = toy_model(**options), toy_model(**options)
     half.kernels = Kernels("bfloat16", compiled)
     ours, theirs = train_losses(half), train_losses(full)
     np.testing.assert_allclose(ours, theirs, rtol=0.05)

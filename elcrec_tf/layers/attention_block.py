@@ -95,7 +95,8 @@ class AttentionBlock(keras.layers.Layer):
             return _add_norm(product, dense.bias, residual, norm.gamma, norm.beta, seed, rate=rate, salt=salt, epsilon=self.epsilon)
 
         product = matmul(mixed, self.attention_output.kernel)
-        product = product if local is None else product + local
+        # The product may be in a smaller format than the states (`kernels.matmul`).
+        product = product if local is None else ops.cast(product, local.dtype) + local
         states = add(product, self.attention_output, inputs, self.attention_norm, 1)
         hidden = _gelu(matmul(states, self.expand.kernel), self.expand.bias)
         states = add(matmul(hidden, self.contract.kernel), self.contract, states, self.output_norm, 2)
