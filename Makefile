@@ -1,5 +1,5 @@
 # make train   set up the environment (once) and train on the embedded data set
-# make test    set up the environment (once) and run the tests
+# make test    set up the environment (once) and run the tests, a process for each core (at most 4)
 # make lint    ruff and mypy
 #
 # PYTHON=... picks the interpreter (3.11 to 3.13); ARGS=... goes to the command: make train ARGS="--epochs 3"
@@ -15,7 +15,7 @@ train: $(VENV)/installed
 	$(VENV)/bin/python -m elcrec_tf.train $(ARGS)
 
 test: $(VENV)/installed
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/mypy

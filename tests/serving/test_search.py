@@ -30,7 +30,7 @@ def test_blocks_find_what_all_items_at_once_find(block, k):
     scores, items = by_hand(keys, queries, k)
     found = asked(ExactSearch(keys, block), queries, k)
     np.testing.assert_array_equal(found[1], items)
-    np.testing.assert_allclose(found[0], scores, rtol=1e-5)
+    np.testing.assert_allclose(found[0], scores, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("block", [3, 8, 20])
@@ -45,7 +45,7 @@ def test_all_lists_find_what_exact_search_finds(count, k):
     keys, queries = keys_and_queries()
     of_lists = ListSearch(keys, divide(keys[1:].numpy(), count), count)
     for ours, exact in zip(asked(of_lists, queries, k), asked(ExactSearch(keys), queries, k), strict=True):
-        np.testing.assert_allclose(ours, exact, rtol=1e-5)
+        np.testing.assert_allclose(ours, exact, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(of_lists.keys_of(tf.constant([[0, 3], [101, 50]])), tf.gather(keys, [[0, 3], [101, 50]]))
 
 
