@@ -6,7 +6,7 @@ Importing the package loads no TensorFlow: the public names are resolved on firs
 import importlib
 import sys
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if not (3, 11) <= sys.version_info[:2] <= (3, 13):
     _message = (

@@ -5,20 +5,20 @@ from typing import Any
 import keras
 from keras import ops
 
-WIDTH = 64
+WIDTH = 128
 """Successors remembered of an item."""
 
-STEPS, DECAY = 5, 0.7
+STEPS, DECAY = 50, 0.95
 """A successor follows within `STEPS` places; one that follows s places later counts `DECAY^(s - 1)`."""
 
-_LATEST, _RECENCY, _GAIN = 20, 0.8, 100.0
+_LATEST, _RECENCY, _GAIN = 50, 0.95, 100.0
 
 
 @keras.saving.register_keras_serializable("elcrec_tf")
 class TransitionMemory(keras.layers.Layer):
-    """Adds to an item's score how often it came after the latest items of the history: `weight log(1 + 100 Σ_m 0.8^m P(j | i_m))`.
+    """Adds to an item's score how often it came after the latest items of the history: `weight log(1 + 100 Σ_m 0.95^m P(j | i_m))`.
 
-    `i_m` is the m-th latest item (0 = the latest) of the 20 latest, `P(j | i)` the share of j among all that came after i in the training
+    `i_m` is the m-th latest item (0 = the latest) of the 50 latest, `P(j | i)` the share of j among all that came after i in the training
     part. A network of moderate size under strong dropout generalises, and forgets rare pairs of items that did occur; this does not.
     It is counted, not trained, and takes no part in the loss.
 

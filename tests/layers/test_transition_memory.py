@@ -17,16 +17,16 @@ def memory():
 
 
 def test_additions_by_hand(memory):
-    """After 1, 2: 3 comes with 1 from the latest item and 0.8 x 0.5 from the one before, 2 with 0.8 x 0.5. After 3 comes nothing."""
+    """After 1, 2: 3 comes with 1 from the latest item and 0.95 x 0.5 from the one before, 2 with 0.95 x 0.5. After 3 comes nothing."""
     added = np.asarray(memory(np.int32([[1, 2], [0, 1], [0, 3], [0, 0]])))
-    expected = 2 * np.log1p(100 * np.array([[0, 0, 0.4, 1.4], [0, 0, 0.5, 0.5], [0, 0, 0, 0], [0, 0, 0, 0]]))
+    expected = 2 * np.log1p(100 * np.array([[0, 0, 0.475, 1.475], [0, 0, 0.5, 0.5], [0, 0, 0, 0], [0, 0, 0, 0]]))
     np.testing.assert_allclose(added, expected, rtol=1e-6)
 
 
 def test_padding_changes_nothing_and_only_the_latest_items_count(memory):
     history = np.int32([[1, 2, 1]])
-    np.testing.assert_array_equal(memory(np.pad(history, [(0, 0), (30, 0)])), memory(history))
-    full = np.int32([[3] * 20])
+    np.testing.assert_array_equal(memory(np.pad(history, [(0, 0), (60, 0)])), memory(history))
+    full = np.int32([[3] * 50])
     np.testing.assert_array_equal(memory(np.pad(full, [(0, 0), (1, 0)], constant_values=1)), memory(full))
 
 
