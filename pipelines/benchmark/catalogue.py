@@ -219,6 +219,8 @@ def _draw(figure: Figure, summaries: Sequence[Mapping[str, Any]]) -> None:
             axes.set(xscale="log", yscale="log")
             plain_numbers(axes.yaxis)
             axes.legend(fontsize="small")
+        else:
+            axes.set_visible(False)  # that part was not measured
 
 
 def _line(axes: Axes, found: Mapping[int, Spread | None], label: str, factor: float) -> None:
