@@ -38,6 +38,7 @@ TABLES: dict[str, TableDefaults] = {
     "sensitivity": TableDefaults("number of intents and weight of the clustering loss", ("beauty",), ("default",), 1),
     "convergence": TableDefaults("loss and validation metric against epoch", ("beauty",), _OURS, 1),
     "robustness": TableDefaults("wrong items in the test histories, fewer users to learn from", ("beauty",), ("default",), 1),
+    "newcomers": TableDefaults("users with few events, with and without activity features", ("simulated", "beauty"), ("default",), 3),
     "augmentation": TableDefaults("the ways to make two views of a history", ("beauty",), ("default",), 1),
     "domains": TableDefaults("films and news: MovieLens-1M and MIND-small", ("movielens-1m",), ("default", "best"), 3),
 }
@@ -61,6 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_values(choices["sensitivity"], "--alphas", (0.01, 0.1, 1.0, 10.0, 100.0), _number(float, 0), "weights of the clustering loss")
     _add_values(choices["robustness"], "--noise", (0.1, 0.2, 0.3, 0.5), _share, "shares of the test histories' items replaced")
     _add_values(choices["robustness"], "--shares", (0.25, 0.5, 0.75), _share, "shares of the users to train on")
+    _add_values(choices["newcomers"], "--seen", (1, 2, 5), _number(int, 1), "latest items of a test history that the model ranks by")
     names = ", ".join(AUGMENTATIONS)
     choices["augmentation"].add_argument(
         "--views", nargs="+", choices=AUGMENTATIONS, default=AUGMENTATIONS, metavar="NAME", help=f"augmentations (default: all): {names}"

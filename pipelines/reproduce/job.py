@@ -31,6 +31,7 @@ class Job:
         config: the configuration, with where the data is and with the seed.
         train_share: share of the users that are trained on; all are tested.
         noise: share of the items in the test histories that are replaced by random ones.
+        seen: latest items of a test history that the model ranks by; 0 = all.
     """
 
     dataset: str
@@ -40,6 +41,7 @@ class Job:
     config: Config
     train_share: float = 1.0
     noise: float = 0.0
+    seen: int = 0
 
     @property
     def seed(self) -> int:
@@ -48,20 +50,21 @@ class Job:
     @property
     def key(self) -> Hashable:
         """Equal for runs that give the same result."""
-        return identity(self.fingerprint, self.config, self.train_share, self.noise, versions())
+        return identity(self.fingerprint, self.config, self.train_share, self.noise, self.seen, versions())
 
     @property
     def id(self) -> str:
         """`beauty-default-seed0-0123456789`: a name for files."""
         content = [self.fingerprint, settings(self.config), self.train_share, self.noise, _relevant(versions())]
+        content += [self.seen] if self.seen else []  # ids of whole histories are older than this field
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         name = re.sub(r"[^a-z0-9.]+", "-", f"{self.dataset}-{self.recipe}".lower())
         return f"{name}-seed{self.seed}-{digest[:10]}"
 
     @property
     def training(self) -> Job:
-        """The job whose run folder this one uses: noise comes after training."""
-        return replace(self, noise=0.0)
+        """The job whose run folder this one uses: what is done to the test histories comes after training."""
+        return replace(self, noise=0.0, seen=0)
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON; `from_dict` reads it back."""
@@ -73,10 +76,10 @@ class Job:
         return Job(**{**values, "config": config})
 
 
-def identity(fingerprint: str, config: Config, train_share: float, noise: float, software: Mapping[str, str]) -> Hashable:
+def identity(fingerprint: str, config: Config, train_share: float, noise: float, seen: int, software: Mapping[str, str]) -> Hashable:
     """What a result depends on. The fingerprint stands for where the data is and how it is read."""
     same = replace(config.replace(**_FREE), preset="", data=DataConfig(), simulator=SimulatorConfig())
-    return fingerprint, same, train_share, noise, _relevant(software)
+    return fingerprint, same, train_share, noise, seen, _relevant(software)
 
 
 def settings(config: Config) -> dict[str, Any]:

@@ -88,4 +88,4 @@ def _key(row: Row) -> Hashable | None:
         config = Config.from_dict(row["config"])
     except UserError:
         return None
-    return identity(row["fingerprint"], config, row["train_share"], row["noise"], row["versions"])
+    return identity(row["fingerprint"], config, row["train_share"], row["noise"], row.get("seen", 0), row["versions"])

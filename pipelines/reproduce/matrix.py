@@ -78,7 +78,7 @@ def estimated_seconds(job: Job, users: int, rows: Sequence[Row]) -> float:
     Runs of the same preset and as many epochs on the same data tell how long a run takes. Others, of the same preset where there are
     any, tell the time of a user in an epoch, and the run may take all its epochs. Without rows a guess stands for them.
     """
-    if job.noise:
+    if job.noise or job.seen:
         return 0.0  # only ranks, with a run that is there or listed by itself
     epochs = job.config.train.epochs
     alike = [row for row in rows if row["preset"] == job.config.preset and row["train_share"] == job.train_share]

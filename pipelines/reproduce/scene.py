@@ -59,7 +59,7 @@ class Variant:
         recipe: the name that was asked for (paper, say).
         name: what the table calls it.
         config: the configuration without its seed.
-        train_share, noise: see `Job`.
+        train_share, noise, seen: see `Job`.
     """
 
     subject: Subject
@@ -68,13 +68,14 @@ class Variant:
     config: Config
     train_share: float = 1.0
     noise: float = 0.0
+    seen: int = 0
 
     def jobs(self, seeds: int) -> list[Job]:
         """A job a seed, from 0 on."""
         if self.subject.absent:
             return []
         about = (self.subject.name, self.subject.fingerprint, self.recipe, self.name)
-        return [Job(*about, self.config.replace(seed=seed), self.train_share, self.noise) for seed in range(seeds)]
+        return [Job(*about, self.config.replace(seed=seed), self.train_share, self.noise, self.seen) for seed in range(seeds)]
 
 
 def preset_of(recipe: str, dataset: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +41,8 @@ def run(job: Job, runs_dir: Path, ledger: Ledger) -> None:
         cli.import_tensorflow()
         memory = _train(job, sequences, folder)
         metrics, model = folder.read_metrics(), folder.load_model()
-        ranks = _test_ranks(model, sequences, job.config, job.noise)
-        ledger.add(row(job, folder, metrics, ranks, memory), ranks)
+        ranks = _test_ranks(model, sequences, job.config, job.noise, job.seen)
+        ledger.add(row(job, folder, sequences, metrics, ranks, memory), ranks)
 
 
 def imported_ranks(run_dir: Path, config: Config) -> np.ndarray:
@@ -74,25 +75,30 @@ def _train(job: Job, sequences: Sequences, folder: RunFolder) -> dict[str, int |
     return memory if len(folder.read_history()) > begun else dict.fromkeys(memory)
 
 
-def _test_ranks(model: ELCRec, sequences: Sequences, config: Config, noise: float = 0.0) -> np.ndarray:
-    """Ranks of the test targets. With noise in the histories, what is excluded stays the true history: the task is the same."""
+def _test_ranks(model: ELCRec, sequences: Sequences, config: Config, noise: float = 0.0, seen: int = 0) -> np.ndarray:
+    """Ranks of the test targets. Whatever is done to the histories, what is excluded stays the true one: the task is the same."""
     import tensorflow as tf
 
     from elcrec_tf.data.pipeline import RankingData, ranking_batches
     from elcrec_tf.evaluation import Ranker
 
-    size, length = config.train.eval_batch_size, model.encoder.max_length
+    size, length = config.train.eval_batch_size, seen or model.encoder.max_length
     data = ranking_batches(sequences, "test", size, length)
     if noise:
         noisy = ranking_batches(with_noise(sequences, noise, config.train.seed), "test", size, length)
         pairs = tf.data.Dataset.zip((data.dataset, noisy.dataset))
         data = RankingData(pairs.map(lambda true, seen: {**true, "history": seen["history"]}), data.users)
-    return Ranker(model).rank(data)["rank"]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "You are using a softmax over axis")  # Keras warns where the model sees a single item
+        return Ranker(model).rank(data)["rank"]
 
 
-def row(job: Job, folder: RunFolder, metrics: dict[str, Any], ranks: np.ndarray, memory: dict[str, int | None]) -> Row:
+def row(
+    job: Job, folder: RunFolder, sequences: Sequences, metrics: dict[str, Any], ranks: np.ndarray, memory: dict[str, int | None]
+) -> Row:
     """What the ledger keeps of a run: identity, configuration, metrics, the course of training, its cost, versions, machine, date."""
     from elcrec_tf.ranking import ranking_metrics
+    from elcrec_tf.results import by_history_length
 
     history = folder.read_history()
     curves = ("loss", f"val_{job.config.train.monitor}", "seconds", "clustering_seconds")
@@ -108,8 +114,10 @@ def row(job: Job, folder: RunFolder, metrics: dict[str, Any], ranks: np.ndarray,
         "seed": job.seed,
         "train_share": job.train_share,
         "noise": job.noise,
+        "seen": job.seen,
         "validation": metrics["validation"],
         "test": ranking_metrics(ranks),
+        "by_history_length": by_history_length(sequences, ranks),
         "baselines": metrics["baselines"],
         "best_epoch": metrics["best_epoch"],
         "epochs": metrics["epochs"],

@@ -13,8 +13,8 @@ from pipelines.reproduce.job import Job, differences, settings, versions
 from pipelines.reproduce.ledger import Ledger
 
 
-def job_of(fingerprint="f", train_share=1.0, noise=0.0, **fields):
-    return Job("toy", fingerprint, "default", "ELCRec", Config().replace(**fields), train_share, noise)
+def job_of(fingerprint="f", train_share=1.0, noise=0.0, seen=0, **fields):
+    return Job("toy", fingerprint, "default", "ELCRec", Config().replace(**fields), train_share, noise, seen)
 
 
 def row_of(job, **more):
@@ -43,6 +43,7 @@ def ledger(tmp_path):
         {"fingerprint": "g"},
         {"train_share": 0.5},
         {"noise": 0.1},
+        {"seen": 1},
         {"augmentations": ("crop",)},
     ],
 )
@@ -67,8 +68,8 @@ def test_a_job_survives_json():
     assert again == job and again.key == job.key
 
 
-def test_noise_shares_the_run_folder_of_its_training():
-    assert job_of(noise=0.2).training.id == job_of().id
+def test_what_is_done_to_test_histories_shares_the_run_folder_of_its_training():
+    assert job_of(noise=0.2).training.id == job_of(seen=1).training.id == job_of().id
     assert job_of(noise=0.2, train_share=0.5).training.id == job_of(train_share=0.5).id
 
 

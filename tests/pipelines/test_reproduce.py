@@ -81,7 +81,7 @@ def faked(monkeypatch):
         metrics = {"validation": {"NDCG@20": 0.2}, "baselines": {}, "best_epoch": 2, "epochs": 3, "train_seconds": 7.0, "parameters": 9}
         metrics |= {"users": sequences.num_users, "items": sequences.catalog.num_items, "events": sequences.num_events}
         memory = {**NO_MEMORY, "peak_memory_bytes": 10_000_000 + sequences.num_users}
-        Ledger(output_dir).add(training.row(job, folder, metrics, ranks, memory), ranks)
+        Ledger(output_dir).add(training.row(job, folder, sequences, metrics, ranks, memory), ranks)
         done.append(job)
 
     monkeypatch.setattr(process, "train", train)
@@ -190,6 +190,22 @@ def test_robustness_has_noise_and_fewer_users_for_both_models(faked, places, res
     result = read(results, "robustness")["simulated"]
     assert list(result["wrong items"]["simulated, ELCRec"]) == ["0", "0.5"]
     assert set(result["fewer users"]["simulated, B"]) == {"0.25", "0.5", "1"}
+
+
+def test_newcomers_are_ranked_for_by_their_latest_items(faked, places, results):
+    main(["newcomers", *SIMULATED, "--seen", "1", "2", *places])
+    assert [(job.seed, job.config.model.activity_features, job.seen) for job in faked[:7]] == [
+        *((0, features, seen) for features in (False, True) for seen in (0, 1, 2)),
+        (1, False, 0),
+    ]
+    data = read(results, "newcomers")["simulated"]
+    without, features = data["values"].values()
+    columns = ["all users", "users with 3-5 events", "users with more than 5 events", "latest item seen", "latest 2 items seen"]
+    assert list(without) == list(features) == columns, "nobody has 1 or 2 events"
+    assert without["all users"]["seeds"] == 3
+    counts = [row["by_history_length"] for row in Ledger(results).rows]
+    assert all(sum(group["users"] for group in one.values()) == 60 for one in counts)
+    assert data["p"]["simulated"] == {name: 1.0 for name in ("all users", "latest item seen", "latest 2 items seen")}, "faked alike"
 
 
 def test_augmentation_compares_views(faked, places, results):
@@ -400,11 +416,12 @@ def test_a_run_cut_off_in_its_middle_goes_on_and_is_a_run_like_any_other(in_proc
 
     job = in_process[0]
     sequences = load_dataset(job.config.data, job.config.simulator)
-    # Noise is tried on the same run folder, fewer users have one of their own, a paired test has a run as a partner of itself.
-    noisy, fewer = replace(job, noise=0.9), replace(job, train_share=0.5)
-    for one in (noisy, fewer):
+    # Noise and cut histories are tried on the same run folder, fewer users have one of their own, a paired test has a run as a partner of itself.
+    noisy, cut, long, fewer = replace(job, noise=0.9), replace(job, seen=1), replace(job, seen=10), replace(job, train_share=0.5)
+    for one in (noisy, cut, long, fewer):
         training.run(one, tmp_path / "runs", Ledger(results))
-    found = {one.id: Ledger(results).find(one) for one in (noisy, fewer)}
+    found = {one.id: Ledger(results).find(one) for one in (noisy, cut, long, fewer)}
+    assert found[long.id]["test"] == row["test"] != found[cut.id]["test"], "the model sees 10 items at most"
     assert found[noisy.id]["test"] != row["test"] and found[noisy.id]["validation"] == row["validation"]
     assert found[noisy.id]["peak_memory_bytes"] is None, "nothing was trained"
     assert found[fewer.id]["users"] == 60, "all users are tested"
