@@ -91,6 +91,8 @@ def _add_common(parser: argparse.ArgumentParser, name: str) -> None:
     group.add_argument("--output-dir", default="pipelines/reproduce/results", metavar="DIR", help=text)
     group.add_argument("--runs-dir", default="runs/reproduce", metavar="DIR", help="where run folders go (default: runs/reproduce)")
     group.add_argument("--dry-run", action="store_true", help="list the runs that are missing, with an estimate of their time")
+    text = "run nothing: make the table of the runs that are there, the others are marked as not run"
+    group.add_argument("--no-runs", action="store_true", help=text)
     group.add_argument("--no-plot", action="store_true", help="leave no plot, which needs matplotlib")
 
 

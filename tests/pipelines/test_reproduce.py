@@ -192,6 +192,15 @@ def test_robustness_has_noise_and_fewer_users_for_both_models(faked, places, res
     assert set(result["fewer users"]["simulated, B"]) == {"0.25", "0.5", "1"}
 
 
+def test_without_runs_the_table_holds_what_is_there(beauty, faked, places, results):
+    one = ["comparison", "--datasets", str(beauty), "--seeds", "1"]
+    main([*one, "--recipes", "default", *places])
+    main([*one, "--recipes", "default", "best", "--no-runs", *places])
+    assert len(faked) == 1
+    assert list(read(results, "comparison")["datasets"]["beauty"]["recipes"]) == ["default"]
+    assert "| best | not run |" in (results / "comparison.md").read_text()
+
+
 def test_newcomers_are_ranked_for_by_their_latest_items(faked, places, results):
     main(["newcomers", *SIMULATED, "--seen", "1", "2", *places])
     assert [(job.seed, job.config.model.activity_features, job.seen) for job in faked[:7]] == [
