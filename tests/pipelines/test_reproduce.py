@@ -425,7 +425,7 @@ def test_a_run_cut_off_in_its_middle_goes_on_and_is_a_run_like_any_other(in_proc
 
     job = in_process[0]
     sequences = load_dataset(job.config.data, job.config.simulator)
-    # Noise and cut histories are tried on the same run folder, fewer users have one of their own, a paired test has a run as a partner of itself.
+    # Noise and cut histories are tried on the same run folder, fewer users have one of their own; a run can be compared with itself.
     noisy, cut, long, fewer = replace(job, noise=0.9), replace(job, seen=1), replace(job, seen=10), replace(job, train_share=0.5)
     for one in (noisy, cut, long, fewer):
         training.run(one, tmp_path / "runs", Ledger(results))
