@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pipelines.reproduce.significance import Spread
@@ -22,7 +22,12 @@ def panels(figure: Figure, names: Sequence[str]) -> Iterator[tuple[str, Axes]]:
         yield name, axes
 
 
-def bars(axes: Axes, groups: Sequence[str], series: Mapping[str, Mapping[str, float | Spread]]) -> None:
+def colors(panels: Iterable[Iterable[str]]) -> dict[str, str]:
+    """A colour for every series by name, the same in all panels, whichever of them a panel lacks."""
+    return {name: f"C{number}" for number, name in enumerate(dict.fromkeys(name for names in panels for name in names))}
+
+
+def bars(axes: Axes, groups: Sequence[str], series: Mapping[str, Mapping[str, float | Spread]], colors: Mapping[str, str]) -> None:
     """Grouped bars, one colour a series; spreads have error bars of one standard deviation, plain numbers (published ones) are hatched."""
     width = 0.8 / max(len(series), 1)
     for number, (name, values) in enumerate(series.items()):
@@ -31,7 +36,7 @@ def bars(axes: Axes, groups: Sequence[str], series: Mapping[str, Mapping[str, fl
         means = [value.mean if isinstance(value, Spread) else value for _, value in known]
         errors = [(value.deviation or 0.0) if isinstance(value, Spread) else 0.0 for _, value in known]
         ours = all(isinstance(value, Spread) for _, value in known)
-        axes.bar(places, means, width, label=name, color=f"C{number}", alpha=1.0 if ours else 0.45, hatch=None if ours else "//")
+        axes.bar(places, means, width, label=name, color=colors[name], alpha=1.0 if ours else 0.45, hatch=None if ours else "//")
         if any(errors):
             axes.errorbar(places, means, errors, fmt="none", ecolor="black", elinewidth=1, capsize=2)
     axes.set_xticks(range(len(groups)), groups)
