@@ -19,7 +19,7 @@ _PAPER: dict[str, Any] = {
     "epochs": 300,
     "patience": 40,
     "learning_rate": 1e-3,
-    # Flattened states give similarities in the thousands, which bfloat16 rounds by whole units of the logarithm.
+    # Similarities of flattened states go into the thousands, where bfloat16 has steps of 8 and more: larger than what the loss compares.
     "products": "float32",
 }
 

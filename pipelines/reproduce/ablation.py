@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipelines.benchmark.report import Report, Table
-from pipelines.reproduce.figures import bars, colors, legend_below, panels, zoom
+from pipelines.reproduce.figures import bars, legend_below, panels, series_colors, zoom
 from pipelines.reproduce.paper import ABLATION
 from pipelines.reproduce.scene import Scene, Variant, spread
 from pipelines.reproduce.significance import METRICS, Spread, decimal, gains, p_text, paired_p
@@ -71,7 +71,7 @@ def _line(name: str, summary: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _draw(figure: Figure, shown: Mapping[str, Mapping[str, Mapping[str, float | Spread]]]) -> None:
     for name, axes in panels(figure, [name for name, series in shown.items() if series]):
-        bars(axes, list(PARTS), shown[name], colors(shown.values()))
+        bars(axes, list(PARTS), shown[name], series_colors(shown.values()))
         axes.set_ylabel("sum of HR@5, HR@20, NDCG@5, NDCG@20")
         zoom(axes)
     legend_below(figure)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipelines.benchmark.report import Report, Table
-from pipelines.reproduce.figures import bars, colors, legend_below, panels, zoom
+from pipelines.reproduce.figures import bars, legend_below, panels, series_colors, zoom
 from pipelines.reproduce.lines import COLUMNS, line, plain, summary
 from pipelines.reproduce.scene import Scene, Variant
 from pipelines.reproduce.significance import Spread
@@ -48,7 +48,7 @@ def report(scene: Scene, variants: Sequence[Variant]) -> Report:
 
 def _draw(figure: Figure, views: Sequence[str], shown: Mapping[str, Mapping[str, Mapping[str, float | Spread]]]) -> None:
     for name, axes in panels(figure, list(shown)):
-        bars(axes, views, shown[name], colors(shown.values()))
+        bars(axes, views, shown[name], series_colors(shown.values()))
         axes.set_ylabel(f"test {_SHOWN}")
         axes.tick_params(axis="x", labelrotation=45)
         zoom(axes)

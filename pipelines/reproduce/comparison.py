@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.benchmark.report import Report, Table
-from pipelines.reproduce.figures import bars, colors, legend_below, panels
+from pipelines.reproduce.figures import bars, legend_below, panels, series_colors
 from pipelines.reproduce.imported import ranks_against, runs_against
 from pipelines.reproduce.scene import Scene, Subject, Variant, spread
 from pipelines.reproduce.significance import METRICS, RESAMPLES, Spread, bootstrap_means, bootstrap_p, decimal, gains, p_text, paired_p
@@ -191,6 +191,6 @@ def _seeds(ours: _Ours) -> str:
 
 def _draw(figure: Figure, shown: Mapping[str, Mapping[str, Mapping[str, float | Spread]]]) -> None:
     for name, axes in panels(figure, [name for name, series in shown.items() if series]):
-        bars(axes, METRICS, shown[name], colors(shown.values()))
+        bars(axes, METRICS, shown[name], series_colors(shown.values()))
         axes.tick_params(axis="x", labelrotation=30)
     legend_below(figure)

@@ -22,9 +22,9 @@ def panels(figure: Figure, names: Sequence[str]) -> Iterator[tuple[str, Axes]]:
         yield name, axes
 
 
-def colors(panels: Iterable[Iterable[str]]) -> dict[str, str]:
+def series_colors(series_of_panels: Iterable[Iterable[str]]) -> dict[str, str]:
     """A colour for every series by name, the same in all panels, whichever of them a panel lacks."""
-    return {name: f"C{number}" for number, name in enumerate(dict.fromkeys(name for names in panels for name in names))}
+    return {name: f"C{number}" for number, name in enumerate(dict.fromkeys(name for series in series_of_panels for name in series))}
 
 
 def bars(axes: Axes, groups: Sequence[str], series: Mapping[str, Mapping[str, float | Spread]], colors: Mapping[str, str]) -> None:

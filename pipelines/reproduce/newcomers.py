@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipelines.benchmark.report import Report, Table
-from pipelines.reproduce.figures import bars, colors, legend_below, panels
+from pipelines.reproduce.figures import bars, legend_below, panels, series_colors
 from pipelines.reproduce.scene import Scene, Variant
 from pipelines.reproduce.significance import Spread, gains, p_text, paired_p
 
@@ -92,7 +92,7 @@ def _seen(items: int) -> str:
 def _draw(figure: Figure, shown: Mapping[str, Mapping[str, _Cells]]) -> None:
     for name, axes in panels(figure, list(shown)):
         columns = list(dict.fromkeys(column for cells in shown[name].values() for column in cells))
-        bars(axes, columns, shown[name], colors(shown.values()))
+        bars(axes, columns, shown[name], series_colors(shown.values()))
         axes.set_ylabel(f"test {_SHOWN}")
         axes.tick_params(axis="x", labelrotation=30)
     legend_below(figure)

@@ -21,7 +21,7 @@ from elcrec_tf.reporting import published
 from elcrec_tf.run_folder import RunFolder
 from pipelines.reproduce import ablation, augmentation, process, training
 from pipelines.reproduce.__main__ import main
-from pipelines.reproduce.figures import colors
+from pipelines.reproduce.figures import series_colors
 from pipelines.reproduce.flags import TABLES, make_parser
 from pipelines.reproduce.ledger import Ledger
 from pipelines.reproduce.perturb import some_users
@@ -203,7 +203,7 @@ def test_without_runs_the_table_holds_what_is_there(beauty, faked, places, resul
 
 
 def test_a_series_has_one_colour_in_all_panels():
-    assert colors([["reported", "paper", "best"], ["reported", "best"], ["default"]]) == {
+    assert series_colors([["reported", "paper", "best"], ["reported", "best"], ["default"]]) == {
         "reported": "C0",
         "paper": "C1",
         "best": "C2",
