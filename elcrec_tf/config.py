@@ -161,8 +161,9 @@ class LossConfig(Group):
     negatives: str = field(
         "uniform",
         "negatives of the sampled softmax: drawn from the catalogue, evenly or by popularity rank; all targets of the batch; or half "
-        "drawn evenly and half from the batch's targets",
-        choices=("uniform", "log-uniform", "in-batch", "mixed"),
+        "drawn evenly and half from the batch's targets. BCE's are drawn evenly, off the history; official keeps them off the held-out "
+        "items as well, which tells the model something of the test: only to see what that does to published results",
+        choices=("uniform", "log-uniform", "in-batch", "mixed", "official"),
     )
     num_negatives: int = field(1024, "negatives that are drawn for a batch (in-batch takes all its targets instead)", low=1)
     sequence_weight: float = field(0.1, "weight of the sequence contrastive loss", low=0)
@@ -324,7 +325,10 @@ class Config:
             )
         if self.loss.sequence_pooling == "flatten" and not self.loss.official_padding:
             raise UserError('loss.sequence_pooling "flatten" compares all positions, padding included: it needs loss.official_padding true')
-
+        if self.loss.negatives == "official" and (self.loss.next_item, self.loss.examples) != ("bce", "positions"):
+            raise UserError(
+                'loss.negatives "official" is how the official code draws: it needs loss.next_item "bce" and loss.examples "positions"'
+            )
         if self.model.intent_clustering == "em" and self.schedule.revive_below:
             raise UserError(
                 'schedule.revive_below should be 0 with model.intent_clustering "em": k-means places all centres anew every epoch'

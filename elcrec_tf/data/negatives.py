@@ -85,8 +85,8 @@ class NegativeSampler:
 def one_negative(target: tf.Tensor, known: tf.Tensor, num_items: int, key: tf.Tensor) -> tf.Tensor:
     """A negative for each target, uniform over the catalogue, 0 where there is no target; int32 of the targets' shape.
 
-    The official code draws outside the user's whole sequence, held-out items included, which tells a little about them. Here a draw is
-    only kept off the `known` items of its row, the history and the target; after three draws it is taken as it comes.
+    A draw is only kept off the `known` items of its row; after three draws it is taken as it comes. Those are the history and the
+    target, unless held-out items are among them, as in the official code, which tells the model a little about them.
 
     Args:
         target: int32 of any shape.

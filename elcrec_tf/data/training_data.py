@@ -98,7 +98,7 @@ def streamed_batches(shards: ShardedSequences, config: Config, first_epoch: int,
         shares: the replicas of this worker.
 
     Raises:
-        UserError: for prefixes as examples, or fewer shards than workers.
+        UserError: for prefixes as examples, the official negatives, or fewer shards than workers.
     """
     if config.loss.examples == "prefixes":
         in_memory(shards, "--examples prefixes")
@@ -193,6 +193,10 @@ class _Batches:
         self.sampler = (
             NegativeSampler(loss.negatives, loss.num_negatives, sequences.catalog) if loss.next_item == "sampled_softmax" else None
         )
+        # The official negatives are kept off whole sequences; others need no more than the example. A stream holds no held-out items.
+        self.longest_sequence = 0
+        if loss.negatives == "official":
+            self.longest_sequence = int(np.diff(in_memory(sequences, "--negatives official").offsets).max())
         self.users = "users" if "users" in deals else "examples"
         # One layout serves all holders: a slot holds the longest of what goes round.
         longest = {name: np.clip(deal.longest[::-1][:: len(holders)][::-1], 1, most) for name, deal in deals.items()}
@@ -254,6 +258,8 @@ class _Batches:
             x["view_a"] = self._view(rows[self.users], key)
             x["view_b"] = self._view(rows[self.users], key + 50)
         known = tf.concat([rows["examples"], after], axis=1)
+        if self.longest_sequence:  # the last target and the two held-out items follow a window
+            known = latest_items(items, windows + tf.constant([0, 3], tf.int64), self.longest_sequence)
         shared = self.sampler is not None and self.sampler.of_catalogue
         return x, {"target": target} | self._negatives(x["examples"], target, known, shared_key if shared else key + 99)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pipelines.benchmark.report import Report, Table
 from pipelines.reproduce.figures import bars, legend_below, panels, series_colors, zoom
+from pipelines.reproduce.flags import PARTS
 from pipelines.reproduce.paper import ABLATION
 from pipelines.reproduce.scene import Scene, Variant, spread
 from pipelines.reproduce.significance import METRICS, Spread, decimal, gains, p_text, paired_p
@@ -16,18 +18,23 @@ if TYPE_CHECKING:
 
 _CONTRAST = {"sequence_weight": 0.1, "intent_weight": 0.1}  # Eq. 8; the recipe itself may have none
 _NO_CONTRAST = dict.fromkeys(_CONTRAST, 0.0)
-PARTS: dict[str, dict[str, float]] = {
-    "B": {**_NO_CONTRAST, "cluster_weight": 0.0},
+# Nothing in B reads the state of a padding position: without padding it learns the same, several times as fast.
+_NO_PADDING = {"official_padding": False, "sequence_pooling": "mean"}
+_FIELDS: dict[str, dict[str, Any]] = {
+    "B": {**_NO_CONTRAST, **_NO_PADDING, "cluster_weight": 0.0},
     "B+ICL": {**_CONTRAST, "cluster_weight": 0.0},
     "B+ELCM": _NO_CONTRAST,
     "ELCRec": _CONTRAST,
 }
-"""Variants by the paper's names: the weights in which each differs from the recipe."""
 
 
 def variants(scene: Scene) -> list[Variant]:
-    whole = scene.plain()
-    return [Variant(one.subject, one.recipe, name, one.config.replace(**weights)) for one in whole for name, weights in PARTS.items()]
+    return [reduced(one, part) for one in scene.plain() for part in scene.options.parts]
+
+
+def reduced(variant: Variant, part: str) -> Variant:
+    """What the paper calls by that name (see `flags.PARTS`), of a recipe."""
+    return replace(variant, name=part, config=variant.config.replace(**_FIELDS[part]))
 
 
 def report(scene: Scene, variants: Sequence[Variant]) -> Report:
@@ -71,7 +78,7 @@ def _line(name: str, summary: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _draw(figure: Figure, shown: Mapping[str, Mapping[str, Mapping[str, float | Spread]]]) -> None:
     for name, axes in panels(figure, [name for name, series in shown.items() if series]):
-        bars(axes, list(PARTS), shown[name], series_colors(shown.values()))
+        bars(axes, PARTS, shown[name], series_colors(shown.values()))
         axes.set_ylabel("sum of HR@5, HR@20, NDCG@5, NDCG@20")
         zoom(axes)
     legend_below(figure)

@@ -13,7 +13,18 @@ from pipelines.benchmark.report import Report, Table
 from pipelines.reproduce.figures import bars, legend_below, panels, series_colors
 from pipelines.reproduce.imported import ranks_against, runs_against
 from pipelines.reproduce.scene import Scene, Subject, Variant, spread
-from pipelines.reproduce.significance import METRICS, RESAMPLES, Spread, bootstrap_means, bootstrap_p, decimal, gains, p_text, paired_p
+from pipelines.reproduce.significance import (
+    METRICS,
+    RESAMPLES,
+    Spread,
+    bootstrap_means,
+    bootstrap_p,
+    decimal,
+    gains,
+    p_text,
+    paired,
+    paired_text,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -107,16 +118,7 @@ def _pairs(done: Sequence[_Ours], imported: Mapping[str, np.ndarray]) -> dict[st
     """Paired tests: every two recipes, and every recipe with every imported run. `first - second` -> metric -> difference and p."""
     others = [_Ours(name, {}, {metric: gains(ranks, metric) for metric in METRICS}) for name, ranks in imported.items()]
     pairs = [*combinations(done, 2), *((one, other) for one in done for other in others)]
-    return {
-        f"{first.name} - {second.name}": {
-            metric: {
-                "difference": float(np.mean(first.gains[metric] - second.gains[metric])),
-                "p": paired_p(first.gains[metric], second.gains[metric]),
-            }
-            for metric in METRICS
-        }
-        for first, second in pairs
-    }
+    return {f"{first.name} - {second.name}": paired(first.gains, second.gains) for first, second in pairs}
 
 
 def _won(result: Mapping[str, Any]) -> dict[str, dict[str, int]]:
@@ -173,10 +175,7 @@ def _cells_table(subject: Subject, cells: Mapping[str, list[tuple[_Cell, _Cell]]
 
 
 def _pairs_table(subject: Subject, pairs: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
-    lines = [
-        (name, *(f"{decimal(cell['difference'], signed=True)} (p {p_text(cell['p'])})" for cell in _in_order(metrics)))
-        for name, metrics in pairs.items()
-    ]
+    lines = [(name, *map(paired_text, _in_order(metrics))) for name, metrics in pairs.items()]
     return Table(f"{subject.name}: paired permutation test over users, two-sided", ("", *METRICS), lines)
 
 

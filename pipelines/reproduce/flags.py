@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,9 @@ from elcrec_tf.config import GROUPS
 PROGRAM = "python -m pipelines.reproduce"
 AUGMENTATIONS = ("none", "crop", "mask", "reorder", "random", "substitute", "insert", "dropout")
 """What `augmentation` compares: none has no contrastive losses, random draws one of crop, mask and reorder for each view."""
+
+PARTS = ("B", "B+ICL", "B+ELCM", "ELCRec")
+"""The paper's names for ELCRec without some of its parts, and for the whole."""
 
 _OURS = ("paper", "default", "best")
 _FOUR = ("beauty", "sports", "toys", "yelp")
@@ -34,6 +37,7 @@ class TableDefaults:
 TABLES: dict[str, TableDefaults] = {
     "comparison": TableDefaults("recipes beside the published results, with tests over users", _FOUR, _OURS, 3),
     "ablation": TableDefaults("B, B+ICL, B+ELCM and ELCRec", ("beauty", "toys"), _OURS, 3),
+    "negatives": TableDefaults("the BCE's negatives off the history alone, and off the held-out items as well", ("beauty",), ("paper",), 3),
     "cost": TableDefaults("time and memory against the alternating scheme of ICLRec, as users grow", ("simulated",), ("default",), 1),
     "sensitivity": TableDefaults("number of intents and weight of the clustering loss", ("beauty",), ("default",), 1),
     "convergence": TableDefaults("loss and validation metric against epoch", ("beauty",), _OURS, 1),
@@ -56,6 +60,8 @@ def make_parser() -> argparse.ArgumentParser:
         _add_common(tables.add_parser(name, help=defaults.about, formatter_class=parser.formatter_class, allow_abbrev=False), name)
     choices = tables.choices
     _add_against(choices["comparison"])
+    _add_names(choices["ablation"], "--parts", PARTS, PARTS, "what of ELCRec there is")
+    _add_names(choices["negatives"], "--parts", PARTS, ("B", "ELCRec"), "what of ELCRec there is")
     text = "multiples of --sim-users, for the simulated data set"
     _add_values(choices["cost"], "--user-factors", (1, 4, 16), _number(int, 1), text)
     _add_values(choices["sensitivity"], "--clusters", (32, 64, 128, 256, 512, 1024), _number(int, 2), "numbers of intents")
@@ -63,10 +69,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_values(choices["robustness"], "--noise", (0.1, 0.2, 0.3, 0.5), _share, "shares of the test histories' items replaced")
     _add_values(choices["robustness"], "--shares", (0.25, 0.5, 0.75), _share, "shares of the users to train on")
     _add_values(choices["newcomers"], "--seen", (1, 2, 5), _number(int, 1), "latest items of a test history that the model ranks by")
-    names = ", ".join(AUGMENTATIONS)
-    choices["augmentation"].add_argument(
-        "--views", nargs="+", choices=AUGMENTATIONS, default=AUGMENTATIONS, metavar="NAME", help=f"augmentations (default: all): {names}"
-    )
+    _add_names(choices["augmentation"], "--views", AUGMENTATIONS, AUGMENTATIONS, "augmentations")
     choices["domains"].add_argument("--mind", metavar="FILE", help="behaviors.tsv of MIND-small's training part")
     for table in choices.values():
         fields = {field.name for kind in GROUPS for field in dataclasses.fields(kind)}
@@ -104,6 +107,12 @@ def _add_against(parser: argparse.ArgumentParser) -> None:
 def _add_values(parser: argparse.ArgumentParser, name: str, default: tuple[Any, ...], kind: Callable[[str], Any], text: str) -> None:
     values = " ".join(map(str, default))
     parser.add_argument(name, nargs="+", type=kind, default=default, metavar="N", help=f"{text} (default: {values})")
+
+
+def _add_names(parser: argparse.ArgumentParser, name: str, known: Sequence[str], default: Sequence[str], text: str) -> None:
+    usual = "all" if default == known else " ".join(default)
+    help_text = f"{text} (default: {usual}): {', '.join(known)}"
+    parser.add_argument(name, nargs="+", choices=known, default=default, metavar="NAME", help=help_text)
 
 
 def _number(kind: type, low: float) -> Callable[[str], Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pipelines.benchmark.report import Report, Table
-from pipelines.reproduce.ablation import PARTS
+from pipelines.reproduce.ablation import reduced
 from pipelines.reproduce.figures import panels
 from pipelines.reproduce.scene import Scene, Variant, spread
 from pipelines.reproduce.significance import Spread
@@ -23,10 +24,10 @@ def variants(scene: Scene) -> list[Variant]:
     found = []
     for one in scene.plain():
         for name in _MODELS:
-            about = (one.subject, one.recipe, name, one.config.replace(**PARTS[name]))
-            found.append(Variant(*about))
-            found += [Variant(*about, noise=noise) for noise in scene.options.noise]
-            found += [Variant(*about, train_share=share) for share in scene.options.shares]
+            whole = reduced(one, name)
+            found.append(whole)
+            found += [replace(whole, noise=noise) for noise in scene.options.noise]
+            found += [replace(whole, train_share=share) for share in scene.options.shares]
     return found
 
 

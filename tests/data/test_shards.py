@@ -246,6 +246,11 @@ def test_prefixes_are_for_data_in_memory(shards):
         training_batches(shards, CONFIG.replace(examples="prefixes"))
 
 
+def test_official_negatives_are_for_data_in_memory(shards):
+    with pytest.raises(UserError, match="is in shards: --negatives official needs a data set in memory"):
+        training_batches(shards, CONFIG.replace(next_item="bce", negatives="official"))
+
+
 def test_a_layout_for_many_blocks_wastes_little_and_cuts_next_to_nothing():
     """From lengths alone: 40,000 users with geometric lengths, blocks of 64 batches of 64."""
     rng = np.random.default_rng(0)

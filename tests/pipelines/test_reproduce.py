@@ -19,10 +19,10 @@ from elcrec_tf.data.simulate import simulate
 from elcrec_tf.errors import UserError
 from elcrec_tf.reporting import published
 from elcrec_tf.run_folder import RunFolder
-from pipelines.reproduce import ablation, augmentation, process, training
+from pipelines.reproduce import augmentation, process, training
 from pipelines.reproduce.__main__ import main
 from pipelines.reproduce.figures import series_colors
-from pipelines.reproduce.flags import TABLES, make_parser
+from pipelines.reproduce.flags import PARTS, TABLES, make_parser
 from pipelines.reproduce.ledger import Ledger
 from pipelines.reproduce.perturb import some_users
 from pipelines.reproduce.scene import Subject
@@ -58,10 +58,10 @@ def beauty(tmp_path, monkeypatch):
 
 
 def fake_ranks(job, users):
-    """Better with more of the objective's terms, worse with noise."""
+    """Better with more of the objective's terms and with the official negatives, worse with noise."""
     rng = np.random.default_rng([job.seed, round(100 * job.noise)])
     loss = job.config.loss
-    hit = 0.2 + 0.1 * (loss.cluster_weight > 0) + 0.05 * (loss.intent_weight > 0) - 0.2 * job.noise
+    hit = 0.2 + 0.1 * (loss.cluster_weight > 0) + 0.05 * (loss.intent_weight > 0) + 0.1 * (loss.negatives == "official") - 0.2 * job.noise
     return np.where(rng.random(users) < hit, rng.integers(0, 5, users), 30)
 
 
@@ -144,12 +144,34 @@ def test_ablation_switches_parts_off(beauty, faked, places, results):
     result = read(results, "ablation")["beauty"]
     assert result["reported"] == {"B": 0.2390, "B+ICL": 0.2398, "B+ELCM": 0.2432, "ELCRec": 0.2473}
     own = result["default"]
-    assert list(own) == list(ablation.PARTS)
+    assert list(own) == list(PARTS)
     assert own["ELCRec"]["sum"]["mean"] == pytest.approx(
         sum(own["ELCRec"][name]["mean"] for name in ("HR@5", "HR@20", "NDCG@5", "NDCG@20"))
     )
     assert own["ELCRec"]["more_than_b"] == pytest.approx(own["ELCRec"]["sum"]["mean"] - own["B"]["sum"]["mean"])
     assert own["ELCRec"]["p"] < 0.05 and "p" not in own["B"]
+
+
+def test_ablation_runs_the_parts_that_were_asked_for_and_pads_none_of_b(beauty, faked, places, results):
+    main(["ablation", "--datasets", str(beauty), "--recipes", "paper", "--parts", "B", "B+ELCM", "--seeds", "1", *places])
+    assert [job.variant for job in faked] == ["B", "B+ELCM"]
+    assert [job.config.loss.official_padding for job in faked] == [False, True]
+    assert list(read(results, "ablation")["beauty"]["paper"]) == ["B", "B+ELCM"]
+
+
+def test_negatives_compares_seeds_that_both_kinds_have(beauty, faked, places, results):
+    common = ["negatives", "--datasets", str(beauty), "--next-item", "bce", "--recipes", "default", "--parts", "B"]
+    main([*common, "--seeds", "1", *places])
+    assert [job.config.loss.negatives for job in faked] == ["uniform", "official"]
+    main(["ablation", *common[1:], "--seeds", "2", *places])
+    main([*common, "--seeds", "2", "--no-runs", *places])
+    plain, spared = read(results, "negatives")["beauty"]
+    assert (plain["NDCG@20"]["seeds"], spared["NDCG@20"]["seeds"]) == (2, 1)
+    first_seed = next(row for row in Ledger(results).rows if row["config"]["loss"]["negatives"] == "uniform")
+    worth = spared["worth"]["NDCG@20"]
+    assert worth["difference"] == pytest.approx(spared["NDCG@20"]["mean"] - first_seed["test"]["NDCG@20"]) and worth["difference"] > 0
+    assert worth["p"] < 0.05 and plain["worth"] is None
+    assert "| what that is worth |" in (results / "negatives.md").read_text()
 
 
 def test_tables_share_runs(beauty, faked, places, results):
@@ -310,7 +332,7 @@ def test_a_killed_command_goes_on_with_the_runs_that_are_missing(faked, places, 
     assert [job.variant for job in faked] == ["B", "B+ICL"] and not (results / "ablation.md").exists()
     monkeypatch.setattr(process, "train", whole)
     main(arguments)
-    assert [job.variant for job in faked] == list(ablation.PARTS)
+    assert [job.variant for job in faked] == list(PARTS)
     main(arguments)
     assert len(faked) == 4
 
@@ -454,7 +476,11 @@ def test_a_run_cut_off_in_its_middle_goes_on_and_is_a_run_like_any_other(in_proc
 @pytest.mark.parametrize("table", [name for name in TABLES if name != "domains" and (HAS_EM or name != "cost")])
 def test_every_table_runs_for_real(table, in_process, places, results):
     chosen = {"sensitivity": ["--clusters", "4", "8", "--alphas", "1"], "cost": ["--user-factors", "1", "2"]}
-    chosen |= {"robustness": ["--noise", "0.5", "--shares", "0.5"], "augmentation": ["--views", *VIEWS]}
+    chosen |= {
+        "robustness": ["--noise", "0.5", "--shares", "0.5"],
+        "augmentation": ["--views", *VIEWS],
+        "negatives": ["--next-item", "bce"],
+    }
     main([table, *SIMULATED, *SMALL, "--epochs", "2", "--seeds", "2", *chosen.get(table, []), *places])
     read(results, table)
     assert "not run" not in (results / f"{table}.md").read_text()
