@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from elcrec_tf.errors import UserError
 from pipelines.reproduce import process
-from pipelines.reproduce.job import Job
+from pipelines.reproduce.job import Job, differences
 from pipelines.reproduce.ledger import Row
 
 if TYPE_CHECKING:
@@ -75,16 +76,19 @@ def dry_run_table(scene: Scene, variants: Sequence[Variant]) -> Table:
 def estimated_seconds(job: Job, users: int, rows: Sequence[Row]) -> float:
     """Seconds of training, by the most alike finished runs.
 
-    Runs of the same preset and as many epochs on the same data tell how long a run takes. Others, of the same preset where there are
-    any, tell the time of a user in an epoch, and the run may take all its epochs. Without rows a guess stands for them.
+    Runs of the same settings, or else of the same recipe, tell. If they are on the same data with as many epochs, they tell how long a
+    run takes; others tell the time of a user in an epoch, and the run may take all its epochs. Without rows a guess stands for them.
     """
     if job.noise or job.seen:
         return 0.0  # only ranks, with a run that is there or listed by itself
     epochs = job.config.train.epochs
-    alike = [row for row in rows if row["preset"] == job.config.preset and row["train_share"] == job.train_share]
-    same = [row for row in alike if row["fingerprint"] == job.fingerprint and row["config"]["train"]["epochs"] == epochs]
-    if same:
-        return statistics.median(row["train_seconds"] for row in same)
-    rates = [row["train_seconds"] / (row["epochs"] * row["users"] * row["train_share"]) for row in alike or rows]
-    each = statistics.median(rates) if rates else 1 / _USERS_PER_SECOND
-    return each * epochs * users * job.train_share
+    of_recipe = [row for row in rows if row["recipe"] == job.recipe and row["train_share"] == job.train_share]
+    own = json.loads(json.dumps(differences(job.config)))  # as rows hold them
+    for alike in ([row for row in of_recipe if row["differences"] == own], of_recipe, rows):
+        same = [row for row in alike if row["fingerprint"] == job.fingerprint and row["config"]["train"]["epochs"] == epochs]
+        if same and alike is not rows:
+            return statistics.median(row["train_seconds"] for row in same)
+        if alike:
+            rates = [row["train_seconds"] / (row["epochs"] * row["users"] * row["train_share"]) for row in alike]
+            return statistics.median(rates) * epochs * users * job.train_share
+    return epochs * users * job.train_share / _USERS_PER_SECOND

@@ -369,15 +369,20 @@ def test_estimates_come_from_the_runs_that_are_most_alike():
     from pipelines.reproduce.job import Job
     from pipelines.reproduce.matrix import estimated_seconds
 
-    def row(seconds, preset="default", fingerprint="f", epochs=20, ran=10, users=100):
-        about = {"preset": preset, "fingerprint": fingerprint, "train_share": 1.0, "config": {"train": {"epochs": epochs}}}
-        return {**about, "train_seconds": seconds, "epochs": ran, "users": users}
+    def row(seconds, recipe="default", fingerprint="f", epochs=20, ran=10, users=100, **differences):
+        about = {"recipe": recipe, "fingerprint": fingerprint, "train_share": 1.0, "config": {"train": {"epochs": epochs}}}
+        return {**about, "differences": differences, "train_seconds": seconds, "epochs": ran, "users": users}
 
     job = Job("d", "f", "default", "ELCRec", Config().replace(epochs=20))
     assert estimated_seconds(job, 7200, []) == 20 * 7200 / 3600
-    assert estimated_seconds(job, 50, [row(1000, preset="other")]) == 20 * 50  # a second for each user and epoch
-    assert estimated_seconds(job, 50, [row(1000, preset="other"), row(2000, fingerprint="g")]) == 2 * 20 * 50
-    assert estimated_seconds(job, 50, [row(2000, fingerprint="g"), row(30), row(50), row(40, epochs=5)]) == 40
+    assert estimated_seconds(job, 50, [row(1000, recipe="other")]) == 20 * 50  # a second for each user and epoch
+    elsewhere = [row(1000, recipe="other"), row(2000, fingerprint="g")]
+    assert estimated_seconds(job, 50, elsewhere) == 2 * 20 * 50
+    assert estimated_seconds(job, 50, [*elsewhere, row(30), row(50), row(40, epochs=5), row(9, num_clusters=8)]) == 40
+    fewer = replace(job, config=job.config.replace(num_clusters=8))
+    assert estimated_seconds(fewer, 50, [row(30), row(50)]) == 40
+    assert estimated_seconds(fewer, 50, [row(30), row(50), row(9, num_clusters=8)]) == 9
+    assert estimated_seconds(fewer, 50, [row(30), row(500, fingerprint="g", num_clusters=8)]) == 0.5 * 20 * 50
     assert estimated_seconds(Job("d", "f", "default", "B", Config(), noise=0.1), 50, []) == 0
 
 
