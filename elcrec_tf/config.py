@@ -161,8 +161,8 @@ class LossConfig(Group):
     negatives: str = field(
         "uniform",
         "negatives of the sampled softmax: drawn from the catalogue, evenly or by popularity rank; all targets of the batch; or half "
-        "drawn evenly and half from the batch's targets. BCE's are drawn evenly, off the history; official keeps them off the held-out "
-        "items as well, which tells the model something of the test: only to see what that does to published results",
+        "drawn evenly and half from the batch's targets. BCE's are drawn evenly, off the items that the encoder sees; official keeps them "
+        "off the user's whole sequence, held-out items included, which tells the model something of the test: only to see what that does",
         choices=("uniform", "log-uniform", "in-batch", "mixed", "official"),
     )
     num_negatives: int = field(1024, "negatives that are drawn for a batch (in-batch takes all its targets instead)", low=1)

@@ -228,6 +228,13 @@ def test_flattened_states_need_one_length():
     assert Config().replace(sequence_pooling="flatten", official_padding=True).loss.sequence_pooling == "flatten"
 
 
+@pytest.mark.parametrize(("next_item", "examples"), [("softmax", "positions"), ("sampled_softmax", "positions"), ("bce", "prefixes")])
+def test_official_negatives_are_those_of_bce_at_every_position(next_item, examples):
+    with pytest.raises(UserError, match='needs loss.next_item "bce" and loss.examples "positions"'):
+        Config().replace(negatives="official", next_item=next_item, examples=examples)
+    assert Config().replace(negatives="official", next_item="bce").loss.negatives == "official"
+
+
 # --- copies and round trips -------------------------------------------------------------------------------------------
 
 

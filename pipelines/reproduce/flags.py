@@ -21,7 +21,9 @@ PARTS = ("B", "B+ICL", "B+ELCM", "ELCRec")
 _OURS = ("paper", "default", "best")
 _FOUR = ("beauty", "sports", "toys", "yelp")
 # A run's data set and seed are the table's affair, recovery is the training command's.
-_NOT_HERE = ("dataset", "seed", "recovery")
+_NOT_HERE = {"dataset", "seed", "recovery"}
+# Fields that a table is about: it sets them.
+_OWN = {"negatives": {"negatives"}, "newcomers": {"activity_features"}, "augmentation": {"augmentations"}}
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,9 @@ class TableDefaults:
 TABLES: dict[str, TableDefaults] = {
     "comparison": TableDefaults("recipes beside the published results, with tests over users", _FOUR, _OURS, 3),
     "ablation": TableDefaults("B, B+ICL, B+ELCM and ELCRec", ("beauty", "toys"), _OURS, 3),
-    "negatives": TableDefaults("the BCE's negatives off the history alone, and off the held-out items as well", ("beauty",), ("paper",), 3),
+    "negatives": TableDefaults(
+        "the BCE's negatives off what the encoder sees, and off the held-out items as well", ("beauty",), ("paper",), 3
+    ),
     "cost": TableDefaults("time and memory against the alternating scheme of ICLRec, as users grow", ("simulated",), ("default",), 1),
     "sensitivity": TableDefaults("number of intents and weight of the clustering loss", ("beauty",), ("default",), 1),
     "convergence": TableDefaults("loss and validation metric against epoch", ("beauty",), _OURS, 1),
@@ -60,8 +64,9 @@ def make_parser() -> argparse.ArgumentParser:
         _add_common(tables.add_parser(name, help=defaults.about, formatter_class=parser.formatter_class, allow_abbrev=False), name)
     choices = tables.choices
     _add_against(choices["comparison"])
-    _add_names(choices["ablation"], "--parts", PARTS, PARTS, "what of ELCRec there is")
-    _add_names(choices["negatives"], "--parts", PARTS, ("B", "ELCRec"), "what of ELCRec there is")
+    text = "what of ELCRec there is, which sets the weights of the losses"
+    _add_names(choices["ablation"], "--parts", PARTS, PARTS, text)
+    _add_names(choices["negatives"], "--parts", PARTS, ("B", "ELCRec"), text)
     text = "multiples of --sim-users, for the simulated data set"
     _add_values(choices["cost"], "--user-factors", (1, 4, 16), _number(int, 1), text)
     _add_values(choices["sensitivity"], "--clusters", (32, 64, 128, 256, 512, 1024), _number(int, 2), "numbers of intents")
@@ -71,9 +76,9 @@ def make_parser() -> argparse.ArgumentParser:
     _add_values(choices["newcomers"], "--seen", (1, 2, 5), _number(int, 1), "latest items of a test history that the model ranks by")
     _add_names(choices["augmentation"], "--views", AUGMENTATIONS, AUGMENTATIONS, "augmentations")
     choices["domains"].add_argument("--mind", metavar="FILE", help="behaviors.tsv of MIND-small's training part")
-    for table in choices.values():
+    for name, table in choices.items():
         fields = {field.name for kind in GROUPS for field in dataclasses.fields(kind)}
-        cli.add_config_flags(table, only=fields - set(_NOT_HERE))
+        cli.add_config_flags(table, only=fields - _NOT_HERE - _OWN.get(name, set()))
     return parser
 
 

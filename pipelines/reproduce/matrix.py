@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from elcrec_tf.errors import UserError
 from pipelines.reproduce import process
-from pipelines.reproduce.job import Job, differences
+from pipelines.reproduce.job import Job, settings
 from pipelines.reproduce.ledger import Row
 
 if TYPE_CHECKING:
@@ -74,21 +74,27 @@ def dry_run_table(scene: Scene, variants: Sequence[Variant]) -> Table:
 
 
 def estimated_seconds(job: Job, users: int, rows: Sequence[Row]) -> float:
-    """Seconds of training, by the most alike finished runs.
+    """Seconds of training, by the finished runs that differ in the fewest fields of the configuration.
 
-    Runs of the same settings, or else of the same recipe, tell. If they are on the same data with as many epochs, they tell how long a
-    run takes; others tell the time of a user in an epoch, and the run may take all its epochs. Without rows a guess stands for them.
+    Those on the same data with as many epochs tell how long a run takes. Without any, they tell the time of a user in an epoch, and the
+    run may take all its epochs. Without rows a guess stands for them.
     """
     if job.noise or job.seen:
         return 0.0  # only ranks, with a run that is there or listed by itself
-    epochs = job.config.train.epochs
-    of_recipe = [row for row in rows if row["recipe"] == job.recipe and row["train_share"] == job.train_share]
-    own = json.loads(json.dumps(differences(job.config)))  # as rows hold them
-    for alike in ([row for row in of_recipe if row["differences"] == own], of_recipe, rows):
-        same = [row for row in alike if row["fingerprint"] == job.fingerprint and row["config"]["train"]["epochs"] == epochs]
-        if same and alike is not rows:
-            return statistics.median(row["train_seconds"] for row in same)
-        if alike:
-            rates = [row["train_seconds"] / (row["epochs"] * row["users"] * row["train_share"]) for row in alike]
-            return statistics.median(rates) * epochs * users * job.train_share
-    return epochs * users * job.train_share / _USERS_PER_SECOND
+    epochs, share = job.config.train.epochs, job.train_share
+    if not rows:
+        return epochs * users * share / _USERS_PER_SECOND
+    own = _fields(settings(job.config))
+    distances = [sum(other.get(name, value) != value for name, value in own.items()) for other in (_fields(row["config"]) for row in rows)]
+    nearest = [row for row, distance in zip(rows, distances, strict=True) if distance == min(distances)]
+    same = [row for row in nearest if row["fingerprint"] == job.fingerprint and row["train_share"] == share]
+    if same and same[0]["config"]["train"]["epochs"] == epochs:
+        return statistics.median(row["train_seconds"] for row in same)
+    rates = [row["train_seconds"] / (row["epochs"] * row["users"] * row["train_share"]) for row in nearest]
+    return statistics.median(rates) * epochs * users * share
+
+
+def _fields(groups: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a configuration by name, all groups together, as JSON has them; without the seed."""
+    plain = json.loads(json.dumps(groups))
+    return {name: value for group in plain.values() if isinstance(group, dict) for name, value in group.items() if name != "seed"}

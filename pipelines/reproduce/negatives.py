@@ -18,7 +18,7 @@ from pipelines.reproduce.significance import METRICS, Spread, gains, paired, pai
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_KINDS = {"uniform": "off the history", "official": "off held-out items, too"}
+_KINDS = {"uniform": "off what is seen", "official": "off held-out items, too"}
 
 
 def variants(scene: Scene) -> list[Variant]:
@@ -45,9 +45,11 @@ def report(scene: Scene, variants: Sequence[Variant]) -> Report:
             lines.append(line(name, cells))
             if worth.get(name):
                 lines.append(("what that is worth", "", *map(paired_text, worth[name].values())))
-        about = "difference and p of a paired permutation test over users, two-sided, of the seeds that both have"
-        tables.append(Table(f"{subject.name}: {about}", COLUMNS, lines))
-        result[subject.name] = [{"variant": name, **plain(cells), "worth": worth.get(name)} for name, cells in found.items() if cells]
+        about = "below each pair the difference, of the seeds that both have, and its p by a paired permutation test over users, two-sided"
+        tables.append(Table(f"{subject.name}: test; {about}", COLUMNS, lines))
+        result[subject.name] = [
+            {"variant": name, **plain(cells), "worth": worth.get(name) or None} for name, cells in found.items() if cells
+        ]
         shown[subject.name] = {name: cells for name, cells in found.items() if cells}
     return Report(result, tables, lambda figure: _draw(figure, shown))
 

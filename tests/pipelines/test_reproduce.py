@@ -369,21 +369,27 @@ def test_estimates_come_from_the_runs_that_are_most_alike():
     from pipelines.reproduce.job import Job
     from pipelines.reproduce.matrix import estimated_seconds
 
-    def row(seconds, recipe="default", fingerprint="f", epochs=20, ran=10, users=100, **differences):
-        about = {"recipe": recipe, "fingerprint": fingerprint, "train_share": 1.0, "config": {"train": {"epochs": epochs}}}
-        return {**about, "differences": differences, "train_seconds": seconds, "epochs": ran, "users": users}
+    def row(seconds, fingerprint="f", ran=10, **fields):
+        config = Config().replace(**{"epochs": 20, "seed": 3, **fields}).to_dict()
+        return {"fingerprint": fingerprint, "train_share": 1.0, "config": config, "train_seconds": seconds, "epochs": ran, "users": 100}
 
-    job = Job("d", "f", "default", "ELCRec", Config().replace(epochs=20))
-    assert estimated_seconds(job, 7200, []) == 20 * 7200 / 3600
-    assert estimated_seconds(job, 50, [row(1000, recipe="other")]) == 20 * 50  # a second for each user and epoch
-    elsewhere = [row(1000, recipe="other"), row(2000, fingerprint="g")]
-    assert estimated_seconds(job, 50, elsewhere) == 2 * 20 * 50
-    assert estimated_seconds(job, 50, [*elsewhere, row(30), row(50), row(40, epochs=5), row(9, num_clusters=8)]) == 40
-    fewer = replace(job, config=job.config.replace(num_clusters=8))
-    assert estimated_seconds(fewer, 50, [row(30), row(50)]) == 40
-    assert estimated_seconds(fewer, 50, [row(30), row(50), row(9, num_clusters=8)]) == 9
-    assert estimated_seconds(fewer, 50, [row(30), row(500, fingerprint="g", num_clusters=8)]) == 0.5 * 20 * 50
-    assert estimated_seconds(Job("d", "f", "default", "B", Config(), noise=0.1), 50, []) == 0
+    whole = Job("d", "f", "default", "ELCRec", Config().replace(epochs=20))
+    fewer = replace(whole, config=whole.config.replace(num_clusters=8))
+    other = {"num_layers": 1, "dropout": 0.1}
+    assert estimated_seconds(whole, 7200, []) == 20 * 7200 / 3600
+    assert estimated_seconds(whole, 50, [row(1000, **other)]) == 1000, "nothing is more alike"
+    assert estimated_seconds(whole, 50, [row(1000, epochs=5)]) == 20 * 50, "a second for each user and epoch"
+    assert estimated_seconds(whole, 50, [row(1000, **other), row(2000, "g")]) == 2 * 20 * 50
+    assert estimated_seconds(whole, 50, [row(2000, "g"), row(30), row(50), row(9, num_clusters=8)]) == 40
+    assert estimated_seconds(replace(whole, train_share=0.5), 50, [row(1000)]) == 20 * 50 / 2
+    assert estimated_seconds(fewer, 50, [row(30), row(50), *[row(9, num_clusters=8, **other)] * 6]) == 40, (
+        "a field from these, two from those"
+    )
+    assert estimated_seconds(fewer, 50, [row(30), row(500, "g", num_clusters=8)]) == 0.5 * 20 * 50
+    older = row(30)
+    del older["config"]["model"]["local_width"]
+    assert estimated_seconds(whole, 50, [older, row(9, num_clusters=8)]) == 30, "a field that a row is too old for is no difference"
+    assert estimated_seconds(replace(whole, noise=0.1), 50, []) == 0
 
 
 def test_what_a_user_can_get_wrong(faked, places, beauty, tmp_path):
