@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pipelines.benchmark.report import Report, Table
 from pipelines.reproduce.figures import bars, legend_below, panels, series_colors, zoom
 from pipelines.reproduce.flags import PARTS
@@ -50,7 +52,8 @@ def report(scene: Scene, variants: Sequence[Variant]) -> Report:
         reported = ABLATION.get(subject.name, {}) if subject.published else {}
         lines += [(f"reported, {name}", decimal(total), "", "", *[""] * len(METRICS)) for name, total in reported.items()]
         columns = ("", "sum", "more than B", "p", *METRICS)
-        tables.append(Table(f"{subject.name}: test; p of the sum by a paired permutation test over users, two-sided", columns, lines))
+        about = "more than B by the seeds that B has too, p by a paired permutation test over users, two-sided"
+        tables.append(Table(f"{subject.name}: test; {about}", columns, lines))
         shown[subject.name] = {"reported": dict(reported)} if reported else {}
         result[subject.name] = {"reported": reported}
         for (recipe, name), summary in found.items():
@@ -61,13 +64,14 @@ def report(scene: Scene, variants: Sequence[Variant]) -> Report:
 
 
 def _summary(scene: Scene, variant: Variant, others: Sequence[Variant]) -> dict[str, Any]:
-    """The sum and the metrics, and how far the sum is above that of B, where B was run."""
+    """The sum and the metrics, and how far the sum is above that of B, by the seeds that both were run with."""
     rows = scene.rows(variant)
     summary: dict[str, Any] = {metric: spread(rows, "test", metric) for metric in ("sum", *METRICS)}
-    base = next((one for one in others if one.recipe == variant.recipe and one.name == "B" and scene.rows(one)), None)
-    if base is not None and variant.name != "B":
-        summary["more_than_b"] = summary["sum"].mean - spread(scene.rows(base), "test", "sum").mean
-        summary["p"] = paired_p(gains(scene.ranks(variant), "sum"), gains(scene.ranks(base), "sum"))
+    base = next((one for one in others if one.recipe == variant.recipe and one.name == "B"), None)
+    ranks = None if base is None or variant.name == "B" else scene.shared_ranks(variant, base)
+    if ranks is not None:
+        own, without = (gains(one, "sum") for one in ranks)
+        summary |= {"more_than_b": float(np.mean(own - without)), "p": paired_p(own, without)}
     return summary
 
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pipelines.benchmark.report import Report, Table
 from pipelines.reproduce.ablation import reduced
 from pipelines.reproduce.figures import bars, legend_below, panels, series_colors
@@ -56,12 +54,8 @@ def report(scene: Scene, variants: Sequence[Variant]) -> Report:
 
 def _worth(scene: Scene, first: Variant, second: Variant) -> dict[str, dict[str, float]]:
     """The first against the second (see `paired`), by the seeds that both were run with; empty where there is none."""
-    rows = [{row["seed"]: row for row in scene.rows(one)} for one in (first, second)]
-    seeds = sorted(rows[0].keys() & rows[1].keys())
-    if not seeds:
-        return {}
-    ranks = [np.stack([scene.ledger.ranks(by_seed[seed]) for seed in seeds]) for by_seed in rows]
-    return paired(*({metric: gains(one, metric) for metric in METRICS} for one in ranks))
+    ranks = scene.shared_ranks(first, second)
+    return {} if ranks is None else paired(*({metric: gains(one, metric) for metric in METRICS} for one in ranks))
 
 
 def _draw(figure: Figure, shown: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:

@@ -117,6 +117,15 @@ class Scene:
         """Test ranks of its finished runs, `[seeds, users]`."""
         return np.stack([self.ledger.ranks(row) for row in self.rows(variant)])
 
+    def shared_ranks(self, first: Variant, second: Variant) -> tuple[np.ndarray, np.ndarray] | None:
+        """`ranks` of both, of the seeds that both were run with; None where there is none."""
+        by_seed = [{row["seed"]: row for row in self.rows(variant)} for variant in (first, second)]
+        seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
+        if not seeds:
+            return None
+        ranks = [np.stack([self.ledger.ranks(rows[seed]) for seed in seeds]) for rows in by_seed]
+        return ranks[0], ranks[1]
+
 
 def spread(rows: Sequence[Row], split: str, metric: str) -> Spread:
     """A metric of some rows; `sum` is that of the four published ones."""
