@@ -86,9 +86,11 @@ def estimated_seconds(job: Job, users: int, rows: Sequence[Row]) -> float:
         return epochs * users * share / _USERS_PER_SECOND
     own = _fields(settings(job.config))
     distances = [sum(other.get(name, value) != value for name, value in own.items()) for other in (_fields(row["config"]) for row in rows)]
-    nearest = [row for row, distance in zip(rows, distances, strict=True) if distance == min(distances)]
-    same = [row for row in nearest if row["fingerprint"] == job.fingerprint and row["train_share"] == share]
-    if same and same[0]["config"]["train"]["epochs"] == epochs:
+    fewest = min(distances)
+    nearest = [row for row, distance in zip(rows, distances, strict=True) if distance == fewest]
+    size = (job.fingerprint, share, epochs)
+    same = [row for row in nearest if (row["fingerprint"], row["train_share"], row["config"]["train"]["epochs"]) == size]
+    if same:
         return statistics.median(row["train_seconds"] for row in same)
     rates = [row["train_seconds"] / (row["epochs"] * row["users"] * row["train_share"]) for row in nearest]
     return statistics.median(rates) * epochs * users * share
