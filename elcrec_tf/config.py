@@ -329,6 +329,11 @@ class Config:
             raise UserError(
                 'loss.negatives "official" is how the official code draws: it needs loss.next_item "bce" and loss.examples "positions"'
             )
+        if self.loss.negatives not in ("uniform", "official") and self.loss.next_item != "sampled_softmax":
+            raise UserError(
+                f'loss.negatives "{self.loss.negatives}" is for loss.next_item "sampled_softmax": choose that, or negatives "uniform". '
+                f'Received: loss.next_item "{self.loss.next_item}"'
+            )
         if self.model.intent_clustering == "em" and self.schedule.revive_below:
             raise UserError(
                 'schedule.revive_below should be 0 with model.intent_clustering "em": k-means places all centres anew every epoch'

@@ -235,6 +235,13 @@ def test_official_negatives_are_those_of_bce_at_every_position(next_item, exampl
     assert Config().replace(negatives="official", next_item="bce").loss.negatives == "official"
 
 
+@pytest.mark.parametrize("next_item", ["softmax", "bce"])
+def test_negatives_that_no_loss_would_draw_are_refused(next_item):
+    with pytest.raises(UserError, match=f'"mixed" is for loss.next_item "sampled_softmax": .* Received: .* "{next_item}"'):
+        Config().replace(negatives="mixed", next_item=next_item)
+    assert Config().replace(negatives="mixed", next_item="sampled_softmax").loss.negatives == "mixed"
+
+
 # --- copies and round trips -------------------------------------------------------------------------------------------
 
 
