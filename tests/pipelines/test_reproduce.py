@@ -388,6 +388,10 @@ def test_estimates_come_from_the_runs_that_are_most_alike():
     assert estimated_seconds(fewer, 50, [row(30), row(500, "g", num_clusters=8)]) == 0.5 * 20 * 50
     assert estimated_seconds(whole, 50, [row(9, num_clusters=8), row(1000, epochs=5)]) == 9, "as many epochs, of two as near"
     assert estimated_seconds(whole, 50, [row(1000, epochs=5), row(9, num_clusters=8)]) == 9
+    no_views = {"sequence_weight": 0.0, "intent_weight": 0.0}
+    assert estimated_seconds(whole, 50, [row(30, **no_views)]) == 3 * 30, "two views beside the histories"
+    plain = replace(whole, config=whole.config.replace(**no_views))
+    assert estimated_seconds(plain, 50, [row(3000, epochs=5)]) == 20 * 50
     older = row(30)
     del older["config"]["model"]["local_width"]
     assert estimated_seconds(whole, 50, [older, row(9, num_clusters=8)]) == 30, "a field that a row is too old for is no difference"
