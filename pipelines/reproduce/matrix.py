@@ -78,7 +78,7 @@ def estimated_seconds(job: Job, users: int, rows: Sequence[Row]) -> float:
 
     Those on the same data with as many epochs tell how long a run takes. Without any, they tell the time of a user in an epoch, and the
     run may take all its epochs. Without rows a guess stands for them. A run with contrastive losses encodes two views beside the
-    histories: it takes three times as long as one without.
+    histories: it counts three times as long as one without.
     """
     if job.noise or job.seen:
         return 0.0  # only ranks, with a run that is there or listed by itself
@@ -93,11 +93,14 @@ def estimated_seconds(job: Job, users: int, rows: Sequence[Row]) -> float:
     size = (job.fingerprint, share, epochs)
     same = [row for row in nearest if (row["fingerprint"], row["train_share"], row["config"]["train"]["epochs"]) == size]
     if same:
-        return passes * statistics.median(row["train_seconds"] / _passes(_fields(row["config"])) for row in same)
-    rates = [
-        row["train_seconds"] / (_passes(_fields(row["config"])) * row["epochs"] * row["users"] * row["train_share"]) for row in nearest
-    ]
+        return passes * statistics.median(_pass_seconds(row) for row in same)
+    rates = [_pass_seconds(row) / (row["epochs"] * row["users"] * row["train_share"]) for row in nearest]
     return passes * statistics.median(rates) * epochs * users * share
+
+
+def _pass_seconds(row: Row) -> float:
+    """Seconds that the run would have taken had its steps encoded a batch once."""
+    return row["train_seconds"] / _passes(_fields(row["config"]))
 
 
 def _passes(fields: Mapping[str, Any]) -> int:
