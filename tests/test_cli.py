@@ -252,3 +252,16 @@ def test_the_console_prints_text_as_it_is(capsys):
 def test_unknown_public_name():
     with pytest.raises(AttributeError, match="no attribute 'Confgi'"):
         elcrec_tf.Confgi  # noqa: B018 - the access is the test
+
+
+@pytest.mark.parametrize(
+    ("processor", "users", "expected"),
+    [("x86_64", None, "1"), ("AMD64", None, "1"), ("x86_64", "0", "0"), ("aarch64", None, None), ("aarch64", "1", "1")],
+)
+def test_tensorflow_comes_with_onednn_on_x86_unless_the_user_says_otherwise(monkeypatch, processor, users, expected):
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    if users is not None:
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", users)
+    monkeypatch.setattr(cli.platform, "machine", lambda: processor)
+    cli.import_tensorflow()
+    assert os.environ.get("TF_ENABLE_ONEDNN_OPTS") == expected
