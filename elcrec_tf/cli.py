@@ -159,7 +159,7 @@ def run(main: Callable[[list[str]], int | None]) -> typing.NoReturn:
 
 
 def import_tensorflow() -> None:
-    """Import TensorFlow without its start-up messages and with oneDNN's operations, unless TensorFlow's environment variables say otherwise.
+    """Import TensorFlow without its start-up messages and with oneDNN's operations, unless the environment says otherwise.
 
     Entry points call this after parsing, before anything that needs it.
     """
