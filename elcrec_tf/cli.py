@@ -165,7 +165,7 @@ def import_tensorflow() -> None:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if platform.machine() in _X86:
-        # By itself TensorFlow has them on only where the CPU has instructions for neural networks; they were faster without, too (README, "Speed").
+        # TensorFlow itself has them on only for CPUs with instructions for neural networks; README, "Speed", has what others gain.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     try:
         with _silent_stderr():
