@@ -77,7 +77,8 @@ def _write(scene: Scene, variants: list[Variant], command: str, console: Console
 def _machine(row: Row) -> str:
     machine, software = row["machine"], row["versions"]
     accelerators = ", ".join(machine["accelerators"]) or "no accelerator"
-    text = f"{machine['cores']} cores of {machine['processor']}, {machine['memory_bytes'] / 2**30:.0f} GiB, {accelerators}"
+    flags = f" ({' '.join(machine['flags'])})" if machine.get("flags") else ""  # older rows do not say
+    text = f"{machine['cores']} cores of {machine['processor']}{flags}, {machine['memory_bytes'] / 2**30:.0f} GiB, {accelerators}"
     return f"{text}, {', '.join(f'{name} {version}' for name, version in software.items())}"
 
 

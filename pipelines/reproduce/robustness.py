@@ -66,6 +66,8 @@ def _curves(scene: Scene, variants: Sequence[Variant], place: Callable[[Variant]
         rows = scene.rows(one)
         if rows:
             points[place(one)] = spread(rows, "test", _SHOWN)
+        if rows and one.noise and all("undisturbed" in row for row in rows):
+            points[0.0] = spread(rows, "undisturbed", _SHOWN)  # what is kept is a part of what the same model has
     return found
 
 

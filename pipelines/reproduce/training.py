@@ -26,7 +26,7 @@ from pipelines.reproduce.perturb import some_users, with_noise
 if TYPE_CHECKING:
     from elcrec_tf.model import ELCRec
 
-_MACHINE = ("processor", "cores", "memory_bytes", "accelerators", "backend")
+_MACHINE = ("processor", "cores", "flags", "memory_bytes", "accelerators", "backend")
 
 
 def run(job: Job, runs_dir: Path, ledger: Ledger) -> None:
@@ -103,6 +103,8 @@ def row(
     history = folder.read_history()
     curves = ("loss", f"val_{job.config.train.monitor}", "seconds", "clustering_seconds")
     described = machine.describe(machine.devices())
+    # Of the very model that ranked by disturbed histories: the row of its training may be of an earlier one, on another machine.
+    undisturbed = {"undisturbed": metrics["test"]} if job.noise or job.seen else {}
     return {
         "id": job.id,
         "dataset": job.dataset,
@@ -117,6 +119,7 @@ def row(
         "seen": job.seen,
         "validation": metrics["validation"],
         "test": ranking_metrics(ranks),
+        **undisturbed,
         "by_history_length": by_history_length(sequences, ranks),
         "baselines": metrics["baselines"],
         "best_epoch": metrics["best_epoch"],

@@ -79,7 +79,8 @@ def faked(monkeypatch):
             [{"epoch": n, "loss": 8 / n, "val_NDCG@20": 0.1 * min(n, 2), "seconds": seconds[n], "clustering_seconds": 0.5} for n in seconds]
         )
         ranks = fake_ranks(job, sequences.num_users)
-        metrics = {"validation": {"NDCG@20": 0.2}, "baselines": {}, "best_epoch": 2, "epochs": 3, "train_seconds": 7.0, "parameters": 9}
+        metrics = {"validation": {"NDCG@20": 0.2}, "test": {"NDCG@20": 0.4}, "baselines": {}}
+        metrics |= {"best_epoch": 2, "epochs": 3, "train_seconds": 7.0, "parameters": 9}
         metrics |= {"users": sequences.num_users, "items": sequences.catalog.num_items, "events": sequences.num_events}
         memory = {**NO_MEMORY, "peak_memory_bytes": 10_000_000 + sequences.num_users}
         Ledger(output_dir).add(training.row(job, folder, sequences, metrics, ranks, memory), ranks)
@@ -211,7 +212,11 @@ def test_robustness_has_noise_and_fewer_users_for_both_models(faked, places, res
         ("B", 0, 0.5),
     ]
     result = read(results, "robustness")["simulated"]
-    assert list(result["wrong items"]["simulated, ELCRec"]) == ["0", "0.5"]
+    wrong = result["wrong items"]["simulated, ELCRec"]
+    assert list(wrong) == ["0", "0.5"]
+    kept = wrong["0.5"]["mean"] / 0.4
+    assert wrong["0"]["mean"] == 0.4, "of the model that ranked by the wrong items, not of the row of its training"
+    assert f"({kept:.0%})" in (results / "robustness.md").read_text()
     assert set(result["fewer users"]["simulated, B"]) == {"0.25", "0.5", "1"}
 
 
@@ -481,6 +486,7 @@ def test_a_run_cut_off_in_its_middle_goes_on_and_is_a_run_like_any_other(in_proc
     found = {one.id: Ledger(results).find(one) for one in (noisy, cut, long, fewer)}
     assert found[long.id]["test"] == row["test"] != found[cut.id]["test"], "the model sees 10 items at most"
     assert found[noisy.id]["test"] != row["test"] and found[noisy.id]["validation"] == row["validation"]
+    assert found[noisy.id]["undisturbed"] == row["test"] and "undisturbed" not in row
     assert found[noisy.id]["peak_memory_bytes"] is None, "nothing was trained"
     assert found[fewer.id]["users"] == 60, "all users are tested"
     assert RunFolder(tmp_path / "runs" / fewer.id).fingerprint() == some_users(sequences, 0.5, seed=0).fingerprint
