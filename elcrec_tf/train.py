@@ -113,7 +113,9 @@ def _train(arguments: argparse.Namespace, folder: RunFolder, config: Config, seq
             metrics["intents"]["recovery"] = measure_recovery(model, sequences, config, folder, console)
             write_json(folder.metrics_file, metrics)
     except KeyboardInterrupt:
-        again = f"{cli.command('train')} --output-dir {shlex.quote(str(folder.path))} --resume"
+        places = f" --export-dir {shlex.quote(arguments.export_dir)}" if arguments.export_dir else ""
+        places += " --no-export" * arguments.no_export + " --json" * arguments.json
+        again = f"{cli.command('train')} --output-dir {shlex.quote(str(folder.path))} --resume{places}"
         console.print(f"stopped; go on with: {again}", soft_wrap=True)
         raise
     console.print(results_table(metrics))

@@ -123,8 +123,10 @@ def _check_streamable(shards: ShardedSequences, config: Config) -> None:
 
 def check_resumable(folder: RunFolder, sequences: AnySequences, config: Config) -> None:
     """Raise `UserError` for a run that cannot go on: made with other settings or on other data, or never meant to be trained."""
-    # These may change: neither moves what an epoch does.
-    free: dict[str, Any] = {"epochs": 0, "recovery": False}
+    # These may change, where they do not move what an epoch does: contrastive schedules run to the last one.
+    free: dict[str, Any] = {"recovery": False}
+    if config.schedule.contrastive_schedule == "constant" and config.schedule.final_temperature is None:
+        free["epochs"] = 0
     mine, theirs = (one.with_preset("").replace(**free).to_dict() for one in (config, folder.config()))
     for group, values in mine.items():
         if values != theirs[group]:
@@ -154,8 +156,8 @@ def fit_model(
     if team:
         settings = dataclasses.replace(config, preset="", data=DataConfig())  # where the data lies may differ
         team.check_agreement(settings=settings, data=sequences.fingerprint, checkpoint=first_epoch, history=recorder.rows)
-    if _writes(team) and not folder.model_file.is_file():
-        folder.save_model(model)  # a run of 0 epochs has a model too
+    if _writes(team) and not folder.model_file.is_file() and (first_epoch or not train.epochs):
+        folder.save_model(model)  # a run of 0 epochs has a model too; one that is stopped in its first has none
     if first_epoch >= train.epochs or (recorder.rows and recorder.exhausted):
         return
     console.print(f"matrix products in {model.kernels.product_dtype}; XLA compiles: {_xla(config, strategy)}")

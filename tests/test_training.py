@@ -161,6 +161,30 @@ def test_resume_refuses_other_settings_and_other_data(finished, sequences):
         train_model(other, TINY, folder, resume=True)
 
 
+def test_a_schedule_that_runs_to_the_last_epoch_keeps_its_number_of_epochs(sequences, tmp_path):
+    for name, fields in {"linear": {"contrastive_schedule": "linear"}, "temperature": {"final_temperature": 0.1}}.items():
+        config, folder = TINY.replace(epochs=1, **fields), RunFolder(tmp_path / name)
+        folder.create(config, sequences.catalog, sequences.fingerprint)
+        with pytest.raises(UserError, match="other settings of epochs"):
+            train_model(sequences, config.replace(epochs=2), folder, resume=True)
+
+
+def test_a_run_that_is_stopped_in_its_first_epoch_has_no_model(sequences, tmp_path, monkeypatch):
+    class Stopped(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    folder = RunFolder(tmp_path / "run")
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "NanGuard", Stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train_model(sequences, TINY, folder)
+    with pytest.raises(UserError, match="has not finished an epoch"):
+        folder.load_model()
+    train_model(sequences, TINY.replace(epochs=1), folder, resume=True)
+    assert len(folder.read_history()) == 1
+
+
 def test_resume_refuses_data_that_changed_under_the_same_items(finished, sequences):
     swapped = dataclasses.replace(sequences, items=sequences.items[::-1].copy())
     with pytest.raises(UserError, match="other data than 'simulated' holds now"):

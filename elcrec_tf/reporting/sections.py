@@ -24,7 +24,7 @@ from elcrec_tf.reporting.breakdown import (
 from elcrec_tf.reporting.figures import COLORS, Curve, center_map, line_chart, size_chart, user_map
 from elcrec_tf.reporting.loading import Run
 from elcrec_tf.reporting.maps import UserMap, similarity_order
-from elcrec_tf.reporting.published import RECORDS, published_results
+from elcrec_tf.reporting.published import FINGERPRINTS, RECORDS, published_results
 
 _EXAMPLES_A_GROUP = 2
 _LATEST = 10  # events of an example's history that are shown
@@ -65,6 +65,7 @@ def run_view(run: Run, analysis: Analysis, maps: list[UserMap], number: int) -> 
         "metrics": run.metrics,
         "config": config_view(run.config),
         "published": published_view(run),
+        "known_file": run.metrics["fingerprint"] in FINGERPRINTS,
         "charts": charts(run),
         "groups": {title: group_rows(grouping, analysis.ranks, analysis.popularity) for title, grouping in groupings.items()},
         "catalogue": catalogue_view(sequences, analysis, targets),

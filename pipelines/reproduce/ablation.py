@@ -18,15 +18,17 @@ from pipelines.reproduce.significance import METRICS, Spread, decimal, gains, p_
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_CONTRAST = {"sequence_weight": 0.1, "intent_weight": 0.1}  # Eq. 8; the recipe itself may have none
-_NO_CONTRAST = dict.fromkeys(_CONTRAST, 0.0)
+CONTRAST = {"sequence_weight": 0.1, "intent_weight": 0.1}
+"""Weights of Eq. 8, also for a recipe that has no contrastive losses itself."""
+
+_NO_CONTRAST = dict.fromkeys(CONTRAST, 0.0)
 # Nothing in B reads the state of a padding position: without padding it learns the same, several times as fast.
 _NO_PADDING = {"official_padding": False, "sequence_pooling": "mean"}
 _FIELDS: dict[str, dict[str, Any]] = {
     "B": {**_NO_CONTRAST, **_NO_PADDING, "cluster_weight": 0.0},
-    "B+ICL": {**_CONTRAST, "cluster_weight": 0.0},
+    "B+ICL": {**CONTRAST, "cluster_weight": 0.0},
     "B+ELCM": _NO_CONTRAST,
-    "ELCRec": _CONTRAST,
+    "ELCRec": CONTRAST,
 }
 
 

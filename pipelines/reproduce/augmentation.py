@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from elcrec_tf.config import Config
 from pipelines.benchmark.report import Report, Table
+from pipelines.reproduce.ablation import CONTRAST
 from pipelines.reproduce.figures import bars, legend_below, panels, series_colors, zoom
 from pipelines.reproduce.lines import COLUMNS, line, plain, summary
 from pipelines.reproduce.scene import Scene, Variant
@@ -14,22 +16,25 @@ from pipelines.reproduce.significance import Spread
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_NO_VIEWS = {"sequence_weight": 0.0, "intent_weight": 0.0}
+_NO_VIEWS = dict.fromkeys(CONTRAST, 0.0)
 _RANDOM = ("crop", "mask", "reorder")
 _SHOWN = "NDCG@20"
 
 
 def variants(scene: Scene) -> list[Variant]:
     return [
-        Variant(one.subject, one.recipe, view, one.config.replace(**fields_of(view)))
+        Variant(one.subject, one.recipe, view, one.config.replace(**fields_of(view, one.config)))
         for one in scene.plain()
         for view in scene.options.views
     ]
 
 
-def fields_of(view: str) -> dict[str, Any]:
-    """The fields of the configuration that a view stands for."""
-    return _NO_VIEWS if view == "none" else {"augmentations": _RANDOM if view == "random" else (view,)}
+def fields_of(view: str, recipe: Config) -> dict[str, Any]:
+    """The fields of the configuration that a view stands for; a recipe without contrastive losses gets them, else nothing has views."""
+    if view == "none":
+        return _NO_VIEWS
+    weights = {} if recipe.loss.sequence_weight or recipe.loss.intent_weight else CONTRAST
+    return {"augmentations": _RANDOM if view == "random" else (view,), **weights}
 
 
 def report(scene: Scene, variants: Sequence[Variant]) -> Report:

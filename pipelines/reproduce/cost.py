@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from elcrec_tf.errors import UserError
 from pipelines.benchmark.report import Report, Spread, Table, number
 from pipelines.reproduce.paper import COST
 from pipelines.reproduce.scene import Scene, Variant
@@ -44,7 +45,11 @@ class _Point:
 
 def variants(scene: Scene) -> list[Variant]:
     """Both schemes with the same encoder and as many epochs, none of them stopped early."""
-    epochs = max(scene.fields.get("epochs", _EPOCHS), 2)
+    epochs = scene.fields.get("epochs", _EPOCHS)
+    if epochs < 2:
+        raise UserError(
+            f"--epochs should be at least 2 for cost: the first epoch, in which everything is traced, does not count. Received: {epochs}"
+        )
     return [
         Variant(one.subject, one.recipe, name, one.config.replace(intent_clustering=scheme, epochs=epochs, patience=epochs))
         for one in scene.plain()

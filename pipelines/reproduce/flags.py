@@ -20,10 +20,19 @@ PARTS = ("B", "B+ICL", "B+ELCM", "ELCRec")
 
 _OURS = ("paper", "default", "best")
 _FOUR = ("beauty", "sports", "toys", "yelp")
-# A run's data set and seed are the table's affair, recovery is the training command's.
-_NOT_HERE = {"dataset", "seed", "recovery"}
+# A run's data set and seed are the table's affair, recovery is the training command's. A run that goes on from another is told from
+# others by more than its configuration.
+_NOT_HERE = {"dataset", "seed", "recovery", "warm_start", "new_items"}
 # Fields that a table is about: it sets them.
-_OWN = {"negatives": {"negatives"}, "newcomers": {"activity_features"}, "augmentation": {"augmentations"}}
+_CONTRAST = {"sequence_weight", "intent_weight"}
+_OWN = {
+    "ablation": _CONTRAST,
+    "robustness": _CONTRAST,
+    "negatives": {"negatives", *_CONTRAST},
+    "newcomers": {"activity_features"},
+    "augmentation": {"augmentations"},
+    "cost": {"intent_clustering", "patience"},
+}
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ def runs_against(scene: Scene) -> list[tuple[Path, Subject]]:
     """The run folders of `--against`, each with the data set that it was made on.
 
     Raises:
-        UserError: for a folder without a run, and a run on none of the data sets.
+        UserError: for a folder without a run, a run on none of the data sets, and two things that a table would call the same.
     """
-    found = []
+    found: list[tuple[Path, Subject]] = []
     for run_dir in scene.options.against:
         folder = RunFolder(run_dir)
         folder.config()  # raises where there is no run
@@ -28,6 +28,9 @@ def runs_against(scene: Scene) -> list[tuple[Path, Subject]]:
         if subject is None:
             names = ", ".join(one.name for one in scene.subjects)
             raise UserError(f"{run_dir}: was made on other data than {names}; a paired test needs the same users")
+        name = _name(folder.path)
+        if name in scene.options.recipes or any(_name(path) == name for path, _ in found):
+            raise UserError(f"--against {run_dir}: the table has a {name!r} already; rename the folder, or give a link to it")
         found.append((folder.path, subject))
     return found
 
@@ -37,5 +40,10 @@ def ranks_against(scene: Scene) -> dict[str, dict[str, np.ndarray]]:
     ranks: dict[str, dict[str, np.ndarray]] = {}
     for path, subject in runs_against(scene):
         config = resolve("default", flags={**scene.fields, **subject.fields})
-        ranks.setdefault(subject.name, {})[path.resolve().name] = process.ranks(path, config)
+        ranks.setdefault(subject.name, {})[_name(path)] = process.ranks(path, config)
     return ranks
+
+
+def _name(path: Path) -> str:
+    """What a run folder is called in tables."""
+    return path.absolute().name

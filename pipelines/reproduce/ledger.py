@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -41,8 +43,9 @@ class Ledger:
         """Read what other processes have added."""
         self.rows: list[Row] = []
         self._by_key: dict[Hashable, Row] = {}
-        lines = self.rows_file.read_text(encoding="utf-8").splitlines() if self.rows_file.is_file() else []
-        for number, line in enumerate(lines, 1):
+        # A byte that is no UTF-8 makes its line no row, which is told below.
+        text = self.rows_file.read_text(encoding="utf-8", errors="replace") if self.rows_file.is_file() else ""
+        for number, line in enumerate(text.splitlines(), 1):
             try:
                 row = json.loads(line)
                 key = _key(row)
@@ -62,7 +65,7 @@ class Ledger:
         try:
             with np.load(path) as file:
                 ranks = file["test"]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"{path}: cannot be read ({error}); restore it, or remove the line {row['id']} of {self.rows_file}") from None
         if len(ranks) != row["users"]:
             raise UserError(f"{path}: holds {len(ranks)} users, its row {row['users']}; restore both files")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from elcrec_tf.errors import UserError
+from elcrec_tf.run_folder import RunFolder
 from pipelines.reproduce import process
 from pipelines.reproduce.job import Job, settings
 from pipelines.reproduce.ledger import Row
@@ -35,12 +36,15 @@ def missing_jobs(scene: Scene, variants: Sequence[Variant]) -> list[tuple[Job, V
 
 
 def run_missing(scene: Scene, variants: Sequence[Variant], console: Console) -> list[str]:
-    """Run them. A run that fails is left out, and the others go on; the ids of those that failed."""
+    """Run them. A run that fails is left out with those that need its model, and the others go on; the ids of all these."""
     jobs = missing_jobs(scene, variants)
-    runs_dir, failed = Path(scene.options.runs_dir), []
+    runs_dir, failed, untrained = Path(scene.options.runs_dir), [], set()
     for number, (job, _) in enumerate(jobs, 1):
         scene.ledger.reload()  # another process may have made it meanwhile
         if scene.ledger.find(job) is not None:
+            continue
+        if job.training.id in untrained:
+            failed.append(job.id)
             continue
         console.print(f"run {number} of {len(jobs)}: {job.dataset}, {job.recipe}, {job.variant}, seed {job.seed}", soft_wrap=True)
         try:
@@ -48,6 +52,7 @@ def run_missing(scene: Scene, variants: Sequence[Variant], console: Console) -> 
         except UserError as error:
             console.print(f"failed: {error}", soft_wrap=True)
             failed.append(job.id)
+            untrained.add(job.training.id)
     scene.ledger.reload()
     return failed
 
@@ -65,12 +70,20 @@ def dry_run_table(scene: Scene, variants: Sequence[Variant]) -> Table:
         table.add_column(column, justify="right")
     total = 0.0
     jobs = missing_jobs(scene, variants)
+    trained = {job.id for job, _ in jobs if job == job.training}
     for job, variant in jobs:
-        seconds = estimated_seconds(job, variant.subject.users, scene.ledger.rows)
+        seconds = 0.0  # of one that only ranks, with a model that is there or that another line trains
+        if job == job.training or not (job.training.id in trained or _is_trained(job, scene)):
+            seconds = estimated_seconds(job.training, variant.subject.users, scene.ledger.rows)
+            trained.add(job.training.id)
         total += seconds
         table.add_row(job.dataset, job.recipe, job.variant, str(job.seed), str(job.config.train.epochs), f"{seconds / 3600:.2f}")
     table.add_row("all", f"{len(jobs)} runs", "", "", "", f"{total / 3600:.2f}", style="bold")
     return table
+
+
+def _is_trained(job: Job, scene: Scene) -> bool:
+    return RunFolder(Path(scene.options.runs_dir) / job.training.id).metrics_file.is_file()
 
 
 def estimated_seconds(job: Job, users: int, rows: Sequence[Row]) -> float:
@@ -80,8 +93,6 @@ def estimated_seconds(job: Job, users: int, rows: Sequence[Row]) -> float:
     run may take all its epochs. Without rows a guess stands for them. A run with contrastive losses encodes two views beside the
     histories: it counts three times as long as one without.
     """
-    if job.noise or job.seen:
-        return 0.0  # only ranks, with a run that is there or listed by itself
     epochs, share = job.config.train.epochs, job.train_share
     if not rows:
         return epochs * users * share / _USERS_PER_SECOND

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from elcrec_tf.errors import UserError
 from pipelines.benchmark.report import Report, Table
 from pipelines.reproduce.figures import bars, legend_below, panels, series_colors
 from pipelines.reproduce.scene import Scene, Variant
@@ -21,7 +22,15 @@ _Cells = dict[str, Spread]
 
 
 def variants(scene: Scene) -> list[Variant]:
-    """Each recipe with and without the features; each of them with whole test histories, and with the latest items alone."""
+    """Each recipe with and without the features; each of them with whole test histories, and with the latest items alone.
+
+    Raises:
+        UserError: where more of the latest items are asked for than a recipe's model sees.
+    """
+    most = max(scene.options.seen)
+    for one in scene.plain():
+        if most > one.config.model.max_length:
+            raise UserError(f"--seen {most}: {one.recipe} sees the latest {one.config.model.max_length} items at most (--max-length)")
     return [
         Variant(one.subject, one.recipe, name, one.config.replace(activity_features=features), seen=seen)
         for one in scene.plain()
@@ -41,7 +50,7 @@ def report(scene: Scene, variants: Sequence[Variant]) -> Report:
         found: dict[str, _Cells] = {}
         for one in own:
             found.setdefault(f"{one.recipe}, {one.name}", {}).update(_cells(scene, one))
-        columns = [name for name in (_ALL, *_GROUPS.values(), *seen) if any(name in cells for cells in found.values())]
+        columns = [name for name in (_ALL, *_GROUPS.values(), *seen) if name == _ALL or any(name in cells for cells in found.values())]
         lines = [(name, *(cells[column].text() if column in cells else "" for column in columns)) for name, cells in found.items() if cells]
         lines += [(name, "not run", *[""] * (len(columns) - 1)) for name, cells in found.items() if not cells]
         p_values = _p_values(scene, own)

@@ -58,8 +58,12 @@ def _draw(figure: Figure, curves: Mapping[str, Mapping[str, _Points]]) -> None:
                 spreads: list[Any] = [points[value][column] for value in values]
                 means, errors = [one.mean for one in spreads], [one.deviation or 0.0 for one in spreads]
                 axes.errorbar(values, means, errors, marker="o", linestyle=style, capsize=2, label=f"{recipe}, {split}")
-        axes.set_xscale("log", base=2 if name.endswith("intents") else 10)
         values = sorted({value for points in curves[name].values() for value in points})
+        base = 2 if name.endswith("intents") else 10
+        if values[0] > 0:
+            axes.set_xscale("log", base=base)
+        else:  # 0 stands a step before the smallest of the others
+            axes.set_xscale("symlog", base=base, linthresh=min((value for value in values if value), default=1.0))
         axes.set_xticks(values, [f"{value:g}" for value in values])
         axes.set(xlabel=name.rpartition(": ")[2], ylabel=_SHOWN)
         axes.legend(fontsize="small")

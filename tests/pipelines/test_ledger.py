@@ -131,11 +131,11 @@ def test_a_field_that_is_there_no_more_makes_a_row_another_run(ledger):
     assert len(ledger.rows) == 1, "and stays in the file"
 
 
-@pytest.mark.parametrize("broken", ["{", "[]", '{"id": "x"}', "<<<<<<< HEAD"])
+@pytest.mark.parametrize("broken", [b"{", b"[]", b'{"id": "x"}', b"<<<<<<< HEAD", b"\xff"])
 def test_a_broken_line_is_named(ledger, broken):
     add(ledger, job_of())
-    with ledger.rows_file.open("a") as file:
-        file.write(broken + "\n")
+    with ledger.rows_file.open("ab") as file:
+        file.write(broken + b"\n")
     with pytest.raises(UserError, match=r"rows.jsonl, line 2: is no row of a run"):
         Ledger(ledger.folder)
 
@@ -147,9 +147,13 @@ def test_ranks_that_are_missing_or_of_another_run_are_errors(ledger):
     np.savez_compressed(path, test=np.zeros(2, np.uint16))
     with pytest.raises(UserError, match="holds 2 users, its row 3"):
         ledger.ranks(row)
-    path.write_bytes(b"PK no archive")
-    with pytest.raises(UserError, match="cannot be read .* or remove the line toy-default-seed0-"):
-        ledger.ranks(row)
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[whole.index(b"test.npy") + 40] ^= 0xFF  # among the compressed values
+    for broken in (b"PK no archive", b"", whole[: len(whole) // 2], bytes(flipped)):
+        path.write_bytes(broken)
+        with pytest.raises(UserError, match="cannot be read .* or remove the line toy-default-seed0-"):
+            ledger.ranks(row)
     path.unlink()
     with pytest.raises(UserError, match="cannot be read"):
         ledger.ranks(row)

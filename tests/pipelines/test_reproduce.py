@@ -19,7 +19,7 @@ from elcrec_tf.data.simulate import simulate
 from elcrec_tf.errors import UserError
 from elcrec_tf.reporting import published
 from elcrec_tf.run_folder import RunFolder
-from pipelines.reproduce import augmentation, process, training
+from pipelines.reproduce import augmentation, matrix, process, training
 from pipelines.reproduce.__main__ import main
 from pipelines.reproduce.figures import series_colors
 from pipelines.reproduce.flags import PARTS, TABLES, make_parser
@@ -214,9 +214,11 @@ def test_robustness_has_noise_and_fewer_users_for_both_models(faked, places, res
     result = read(results, "robustness")["simulated"]
     wrong = result["wrong items"]["simulated, ELCRec"]
     assert list(wrong) == ["0", "0.5"]
-    kept = wrong["0.5"]["mean"] / 0.4
-    assert wrong["0"]["mean"] == 0.4, "of the model that ranked by the wrong items, not of the row of its training"
-    assert f"({kept:.0%})" in (results / "robustness.md").read_text()
+    assert wrong["0.5"]["kept"] == pytest.approx(wrong["0.5"]["mean"] / 0.4), "of the model that ranked, not of the row of its training"
+    fewer = result["fewer users"]["simulated, ELCRec"]
+    assert fewer["0.5"]["kept"] == pytest.approx(fewer["0.5"]["mean"] / fewer["1"]["mean"])
+    assert wrong["0"]["kept"] is fewer["1"]["kept"] is None
+    assert f"({wrong['0.5']['kept']:.0%})" in (results / "robustness.md").read_text()
     assert set(result["fewer users"]["simulated, B"]) == {"0.25", "0.5", "1"}
 
 
@@ -258,7 +260,13 @@ def test_augmentation_compares_views(faked, places, results):
     main(["augmentation", *SIMULATED, "--views", *VIEWS, *places])
     assert [job.config.augment.augmentations for job in faked[1:3]] == [("crop",), ("crop", "mask", "reorder")]
     assert [one["views"] for one in read(results, "augmentation")["simulated"]] == list(VIEWS)
-    assert augmentation.fields_of("insert") == {"augmentations": ("insert",)}
+
+
+def test_augmentation_gives_views_to_a_recipe_that_has_none(faked, places):
+    main(["augmentation", *SIMULATED, "--recipes", "sasrec", "default", "--views", "none", "crop", "--intent-weight", "0", *places])
+    weights = [(job.recipe, job.variant, job.config.loss.sequence_weight, job.config.loss.intent_weight) for job in faked]
+    assert weights == [("sasrec", "none", 0, 0), ("sasrec", "crop", 0.1, 0.1), ("default", "none", 0, 0), ("default", "crop", 0.1, 0)]
+    assert augmentation.fields_of("insert", Config()) == {"augmentations": ("insert",)}
 
 
 @pytest.mark.skipif(not HAS_EM, reason="needs the alternating scheme")
@@ -400,7 +408,47 @@ def test_estimates_come_from_the_runs_that_are_most_alike():
     older = row(30)
     del older["config"]["model"]["local_width"]
     assert estimated_seconds(whole, 50, [older, row(9, num_clusters=8)]) == 30, "a field that a row is too old for is no difference"
-    assert estimated_seconds(replace(whole, noise=0.1), 50, []) == 0
+
+
+def test_a_dry_run_counts_the_training_that_a_ranking_needs(faked, places, results, tmp_path, monkeypatch, capsys):
+    """Until it is done or listed, the first line that needs it has its hours."""
+    command = ["robustness", *SIMULATED, "--noise", "0.1", "0.5", "--shares", "0.5", *places]
+    monkeypatch.setattr(matrix, "estimated_seconds", lambda *_: 3600.0)
+
+    def hours():
+        main([*command, "--dry-run"])
+        cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in capsys.readouterr().out.splitlines() if "│" in line]
+        return [float(line[-1]) > 0 for line in cells if line[2] == "B"]
+
+    assert hours() == [True, False, False, True], "whole, twice wrong items, half of the users"
+    main(command)
+    noisy = [row for row in Ledger(results).rows if row["noise"] and row["variant"] == "B"]
+    whole = next(job for job in faked if job.variant == "B" and job == job.training)
+    kept = [line for line in (results / "rows.jsonl").read_text().splitlines(keepends=True) if not any(row["id"] in line for row in noisy)]
+    (results / "rows.jsonl").write_text("".join(kept))
+    assert hours() == [True, False], "the run folder is gone"
+    folder = tmp_path / "runs" / whole.id
+    folder.mkdir(exist_ok=True)
+    (folder / "metrics.json").write_text("{}")
+    assert hours() == [False, False]
+
+
+def test_rankings_by_a_model_whose_training_failed_are_left_out(faked, places, monkeypatch):
+    tried = []
+
+    def fails(job, *folders):
+        tried.append(job)
+        raise UserError("training diverged")
+
+    monkeypatch.setattr(process, "train", fails)
+    with pytest.raises(UserError, match="10 runs failed"):
+        main(["robustness", *SIMULATED, "--noise", "0.1", "0.3", "0.5", "--shares", "0.5", *places])
+    assert [(job.variant, job.noise, job.train_share) for job in tried] == [
+        ("B", 0, 1),
+        ("B", 0, 0.5),
+        ("ELCRec", 0, 1),
+        ("ELCRec", 0, 0.5),
+    ]
 
 
 def test_what_a_user_can_get_wrong(faked, places, beauty, tmp_path):
@@ -416,11 +464,32 @@ def test_what_a_user_can_get_wrong(faked, places, beauty, tmp_path):
     other.create(Config(), load_dataset(Config().replace(dataset=str(beauty)).data).catalog, "another")
     with pytest.raises(UserError, match="other: was made on other data than simulated"):
         main(["comparison", *SIMULATED, "--against", str(other.path), *places])
+    same = [RunFolder(tmp_path / name) for name in ("a/official", "b/official", "simulated")]
+    for folder in same:
+        sequences = load_dataset(DataConfig(), SimulatorConfig(sim_users=60, sim_items=40, sim_intents=4, sim_events=8.0))
+        folder.create(Config(), sequences.catalog, sequences.fingerprint)
+    with pytest.raises(UserError, match="b/official: the table has a 'official' already"):
+        main(["comparison", *SIMULATED, "--against", *(str(folder.path) for folder in same[:2]), *places])
+    with pytest.raises(UserError, match="--against .*simulated: the table has a 'simulated' already"):
+        main(["comparison", *SIMULATED, "--against", str(same[2].path), *places])
+    with pytest.raises(UserError, match="--seen 11: simulated sees the latest 10 items at most"):
+        main(["newcomers", *SIMULATED, "--max-length", "10", "--seen", "1", "11", *places])
+    with pytest.raises(UserError, match="--epochs should be at least 2 for cost"):
+        main(["cost", *SIMULATED, "--epochs", "1", *places])
     assert faked == []
 
 
 @pytest.mark.parametrize(
-    "flags", [["comparison", "--seeds", "0"], ["robustness", "--noise", "1.5"], ["tables"], ["cost", "--against", "x"]]
+    "flags",
+    [
+        ["comparison", "--seeds", "0"],
+        ["comparison", "--warm-start", "runs/x"],
+        ["robustness", "--noise", "1.5"],
+        ["tables"],
+        ["cost", "--against", "x"],
+        ["cost", "--intent-clustering", "em"],
+        *([table, "--sequence-weight", "0.5"] for table in ("ablation", "negatives", "robustness")),
+    ],
 )
 def test_wrong_flags_exit_2(flags, capsys):
     with pytest.raises(SystemExit) as stop:
