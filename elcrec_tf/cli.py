@@ -53,7 +53,7 @@ def make_parser(module: str, description: str, usage: str | None = None) -> argp
 
 class _Formatter(argparse.HelpFormatter):
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=34, width=min(120, int(os.environ.get("COLUMNS", 120))))
+        super().__init__(prog, max_help_position=34, width=min(120, shutil.get_terminal_size((120, 24)).columns))
 
 
 def add_config_flags(

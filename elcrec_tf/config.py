@@ -206,6 +206,11 @@ class ScheduleConfig(Group):
         0.0, "revive a centre whose share of users is below this fraction of an equal share; 0 never does", low=0, below=1
     )
 
+    @property
+    def lasts_all_epochs(self) -> bool:
+        """Whether something moves until the last epoch, so that each epoch depends on how many there are."""
+        return self.contrastive_schedule != "constant" or self.final_temperature is not None
+
 
 @dataclass(frozen=True)
 class AugmentConfig(Group):

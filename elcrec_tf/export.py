@@ -44,16 +44,21 @@ def main(argv: list[str]) -> int:
         "--index-recall",
         metavar="X",
         type=float,
-        default=0.95,
         help="share of the --top-k best items that an approximate index has to find (default: 0.95)",
     )
     index.add_argument("--index-lists", metavar="N", type=int, help="lists (default: twice the square root of the number of items)")
     index.add_argument("--index-probes", metavar="N", type=int, help="lists looked into (default: as few as the recall needs)")
-    index.add_argument("--index-users", metavar="N", type=int, default=1000, help="users who measure it (default: 1000)")
+    index.add_argument("--index-users", metavar="N", type=int, help="users who measure it (default: 1000)")
     arguments = parser.parse_args(argv)
     for name in ("top_k", "keep", "index_lists", "index_probes", "index_users"):
         if (value := getattr(arguments, name)) is not None and value < 1:
             parser.error(f"--{name.replace('_', '-')} should be at least 1. Received: {value}")
+    approximate = {"index_recall": 0.95, "index_lists": None, "index_probes": None, "index_users": 1000}
+    for name, default in approximate.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, default)
+        elif arguments.index == "exact":
+            parser.error(f"--{name.replace('_', '-')} is of an approximate index; add --index approximate, or leave it out")
     folder = RunFolder(arguments.run_dir)
     if not folder.exists:
         raise UserError(f"{folder.path}: holds no run (no config.json); give a folder that elcrec_tf.train wrote")

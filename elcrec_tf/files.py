@@ -33,6 +33,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def expanded(path: str | Path) -> Path:
+    """The path with `~` and `~user` replaced. Raises `UserError` where that user, or this one, has no home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: there is no such home folder; give the path without ~") from None
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a UTF-8 text file atomically."""
     with atomic_path(path) as temporary:

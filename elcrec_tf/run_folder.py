@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from elcrec_tf.config import Config
+from elcrec_tf.config import Config, resolve
 from elcrec_tf.data.catalog import Catalog
 from elcrec_tf.errors import UserError
 from elcrec_tf.files import atomic_path, write_json, write_text
@@ -221,6 +221,14 @@ def load_keras(path: Path) -> ELCRec:
     if not isinstance(model, ELCRec):
         raise UserError(f"{path}: holds no ELCRec model but {type(model).__name__}")
     return model
+
+
+def resolved(preset: str | None, file: str | None, flags: Mapping[str, Any]) -> Config:
+    """`resolve`, where the run that `flags` name as a warm start's has its settings stand in the preset's place."""
+    parent = flags.get("warm_start")
+    if parent and preset:
+        raise UserError("--warm-start takes the settings of the run that it goes on from; leave out --preset")
+    return resolve(preset, file, flags, RunFolder(parent).config() if parent else None)
 
 
 def default_folder(dataset: str, parent: str | Path = "runs") -> RunFolder:

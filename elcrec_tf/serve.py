@@ -7,6 +7,7 @@ import dataclasses
 import os
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from elcrec_tf.cli import command, import_tensorflow, make_parser, run
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f'the server needs gRPC ({error}); pip install "elcrec_tf[serve]"') from None
 
     server = LocalServer(folder, options)
-    stop = _stop_at_signals()
+    stop = _stop_at_signals(server.versions.stop_loading)
     server.start()
     if server.metrics_port is not None:
         to_stderr(f"metrics on http://127.0.0.1:{server.metrics_port}/metrics")
@@ -81,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     _add(bounds, "max_concurrent", "requests that are answered at the same time", "N", int)
     _add(bounds, "max_queued", "further requests that may wait; more are refused", "N", int)
     _add(bounds, "max_message_mb", "largest request in megabytes", "X", float)
+    _add(bounds, "max_rows", "most rows of a request", "N", int)
     _add(bounds, "grace_seconds", "how long requests in flight may take when the server is stopped", "X", float)
     security = parser.add_argument_group("security")
     _add(security, "tls_cert", "PEM file with the server's certificate", "FILE", Path)
@@ -113,14 +115,16 @@ def _check_folder(folder: Path) -> None:
         raise UserError(f"{folder}: is itself a version of an exported model; give the folder above it")
 
 
-def _stop_at_signals() -> threading.Event:
-    """Set by SIGTERM and SIGINT. After the first one they do what they do elsewhere, so a second one ends the program at once."""
+def _stop_at_signals(also: Callable[[], None]) -> threading.Event:
+    """Set by SIGTERM and SIGINT, which call `also`, too. After the first one they do what they do elsewhere, so a second one ends the
+    program at once."""
     stop = threading.Event()
 
     def on_signal(*_: object) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
         stop.set()
+        also()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)

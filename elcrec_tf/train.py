@@ -6,16 +6,16 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from elcrec_tf import cli
-from elcrec_tf.config import Config, resolve
+from elcrec_tf.config import Config
 from elcrec_tf.data.datasets import load_dataset
 from elcrec_tf.data.shards import AnySequences
 from elcrec_tf.errors import UserError
 from elcrec_tf.files import write_json
 from elcrec_tf.presets import PRESETS
-from elcrec_tf.run_folder import RunFolder, default_folder, newest_folder
+from elcrec_tf.run_folder import RunFolder, default_folder, newest_folder, resolved
 from elcrec_tf.workers import Worker, this_worker
 
 if TYPE_CHECKING:
@@ -73,18 +73,11 @@ def _folder_and_config(arguments: argparse.Namespace, writes: bool) -> tuple[Run
     if not arguments.resume:
         if folder and writes:
             folder.check_new()
-        return folder, _settings(arguments, flags)
+        return folder, resolved(arguments.preset, arguments.config, flags)
     folder = folder or newest_folder()
     if arguments.preset or arguments.config:
         raise UserError("--resume takes the settings of the run it continues; leave out --preset and --config")
     return folder, folder.config().replace(**flags)
-
-
-def _settings(arguments: argparse.Namespace, flags: dict[str, Any]) -> Config:
-    parent = flags.get("warm_start")
-    if parent and arguments.preset:
-        raise UserError("--warm-start takes the settings of the run that it goes on from; leave out --preset")
-    return resolve(arguments.preset, arguments.config, flags, RunFolder(parent).config() if parent else None)
 
 
 def _train(arguments: argparse.Namespace, folder: RunFolder, config: Config, sequences: AnySequences, team: Team | None) -> int:

@@ -88,7 +88,7 @@ def train_model(
         folder.write_config(config)  # the number of epochs may have changed
     elif _writes(team):
         parent = parent_of(config)
-        origin = lineage(parent, sequences.catalog) if parent else None
+        origin = lineage(parent, sequences.catalog, folder) if parent else None
         folder.create(config, sequences.catalog, sequences.fingerprint, origin)
         if origin:
             console.print(describe(origin), soft_wrap=True)
@@ -123,10 +123,8 @@ def _check_streamable(shards: ShardedSequences, config: Config) -> None:
 
 def check_resumable(folder: RunFolder, sequences: AnySequences, config: Config) -> None:
     """Raise `UserError` for a run that cannot go on: made with other settings or on other data, or never meant to be trained."""
-    # These may change, where they do not move what an epoch does: contrastive schedules run to the last one.
-    free: dict[str, Any] = {"recovery": False}
-    if config.schedule.contrastive_schedule == "constant" and config.schedule.final_temperature is None:
-        free["epochs"] = 0
+    # These may change, as long as they do not move what an epoch does.
+    free: dict[str, Any] = {"recovery": False} if config.schedule.lasts_all_epochs else {"recovery": False, "epochs": 0}
     mine, theirs = (one.with_preset("").replace(**free).to_dict() for one in (config, folder.config()))
     for group, values in mine.items():
         if values != theirs[group]:

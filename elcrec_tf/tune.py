@@ -11,11 +11,12 @@ import sys
 from typing import Any
 
 from elcrec_tf import cli
-from elcrec_tf.config import GROUPS, TrainConfig, resolve
+from elcrec_tf.config import GROUPS, TrainConfig
 from elcrec_tf.data.datasets import load_dataset
 from elcrec_tf.data.shards import AnySequences
 from elcrec_tf.errors import UserError
 from elcrec_tf.presets import PRESETS
+from elcrec_tf.run_folder import resolved
 from elcrec_tf.search_folder import TOLERANCE, TUNERS, SearchFolder, SearchSettings, default_search_folder, newest_search_folder
 from elcrec_tf.search_space import KNOWN, make_space, read_space_file
 from elcrec_tf.tuning_workers import role, run_workers
@@ -83,6 +84,8 @@ def main(argv: list[str]) -> int:
     mode = role()
     if arguments.workers > 1 and mode != "alone":
         raise UserError("--workers starts processes on this machine, KERASTUNER_ORACLE_IP joins those of others; leave out one of them")
+    if mode == "worker" and not arguments.resume:
+        raise UserError("KERASTUNER_TUNER_ID makes this process a worker of another one's search; add --output-dir DIR --resume")
     folder, settings, sequences = _resumed(arguments) if arguments.resume else _new(arguments)
     console = cli.console(stderr=arguments.json)
     console.print(sequences.description, soft_wrap=True)
@@ -121,20 +124,39 @@ def _new(arguments: argparse.Namespace) -> tuple[SearchFolder, SearchSettings, A
         folder.check_new()
     flags = cli.config_flags(arguments)
     monitor = {"monitor": arguments.objective} if arguments.objective else {}
-    config = resolve(arguments.preset, arguments.config, {**flags, **monitor})
+    config = resolved(arguments.preset, arguments.config, {**flags, **monitor})
     if config.train.epochs < 1:
         raise UserError("train.epochs should be at least 1 in a search. Received: 0")
     entries = read_space_file(arguments.space) if arguments.space else {}
-    space = make_space(config, entries, flags, arguments.space or "space")
+    # A warm start keeps the intents of the run that it goes on from.
+    fixed = {*flags, "num_clusters"} if config.train.warm_start and "num_clusters" not in entries else flags
+    space = make_space(config, entries, fixed, arguments.space or "space")
     tuner = arguments.tuner or "bayesian"
     if tuner == "grid":
         space = space.grid()
     sequences = load_dataset(config.data, config.simulator)
     trials = arguments.max_trials or (_MAX_TRIALS if tuner in ("random", "bayesian") else None)
     settings = SearchSettings(tuner, trials, arguments.executions_per_trial or 1, space, sequences.fingerprint)
+    _check_trials(settings, sequences)
     folder = folder or default_search_folder(sequences.name)
     folder.write_settings(settings)
     return folder, settings, sequences
+
+
+def _check_trials(settings: SearchSettings, sequences: AnySequences) -> None:
+    """Raise `UserError` where no trial, or none at an end of a range, can be trained: before the folder is taken."""
+    cli.import_tensorflow()
+    from elcrec_tf.training import check_trainable
+    from elcrec_tf.warm_start import parent_of
+
+    for config in settings.space.extremes():
+        if settings.tuner == "hyperband" and config.schedule.lasts_all_epochs:
+            raise UserError(
+                "--tuner hyperband goes on with trials for more epochs, which --contrastive-schedule linear and cosine and "
+                "--final-temperature do not allow: they move until the last one; choose another tuner, or leave them out"
+            )
+        check_trainable(sequences, config)
+        parent_of(config)
 
 
 def _resumed(arguments: argparse.Namespace) -> tuple[SearchFolder, SearchSettings, AnySequences]:

@@ -44,7 +44,7 @@ def write_report(folder: SearchFolder, settings: SearchSettings) -> dict[str, An
     if best is not None:
         write_json(folder.best_config_file, settings.space.config(best.values).to_dict())
         if clearest is not None and clearest.intents_in_use is not None:
-            own = settings.space.config({**clearest.values, "num_clusters": max(2, round(clearest.intents_in_use))})
+            own = settings.space.config(clearest.values).replace(num_clusters=max(2, round(clearest.intents_in_use)))  # maybe out of range
             write_json(folder.intents_config_file, own.to_dict())
         write_plots(folder, settings, trials)
         write_hparams(folder, settings, trials)

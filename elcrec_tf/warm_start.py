@@ -9,6 +9,7 @@ rows of the old table, and to the gradients of old data.
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
@@ -73,8 +74,9 @@ def _check_intents(config: Config, count: int) -> None:
         raise UserError(f"{start}, this one {config.model.num_clusters}; give --num-clusters {count}")
 
 
-def lineage(parent: RunFolder, catalog: Catalog) -> dict[str, Any]:
-    """What data.json and metrics.json say of a warm start: the parent, its data's fingerprint, and how many items were known to it.
+def lineage(parent: RunFolder, catalog: Catalog, folder: RunFolder) -> dict[str, Any]:
+    """What data.json and metrics.json say of a warm start: the parent as it was named, where it lies as seen from the new run's `folder`,
+    its data's fingerprint, and how many items were known to it.
 
     Raises:
         UserError: when no item is known, so that nothing can be taken over.
@@ -87,7 +89,8 @@ def lineage(parent: RunFolder, catalog: Catalog) -> dict[str, Any]:
             f"data's like {catalog.ids[0]!r}"
         )
     counts = {"items_known": known, "items_new": catalog.num_items - known, "items_gone": old.num_items - known}
-    return {"run": str(parent.path), "fingerprint": parent.fingerprint(), **counts}
+    place = os.path.relpath(parent.path.resolve(), folder.path.resolve())
+    return {"run": str(parent.path), "place": place, "fingerprint": parent.fingerprint(), **counts}
 
 
 def describe(origin: dict[str, Any]) -> str:

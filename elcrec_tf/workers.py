@@ -38,6 +38,8 @@ def this_worker(environment: Mapping[str, str] = os.environ) -> Worker | None:
         if not cluster:
             return None
         kind, index = values["task"]["type"], int(values["task"]["index"])
+        if not isinstance(kind, str):
+            raise TypeError(kind)
     except (ValueError, TypeError, AttributeError, KeyError):
         example = '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": 0}}'
         raise UserError(f"TF_CONFIG: should be JSON of the form {example}. Received: {environment['TF_CONFIG']}") from None

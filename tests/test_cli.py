@@ -36,6 +36,12 @@ def parse(*flags):
     return cli.config_flags(make_parser().parse_args(list(flags)))
 
 
+@pytest.mark.parametrize("columns", ["", "wide", "0"])
+def test_a_terminal_of_no_known_width(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert "--hidden-size" in make_parser().format_help()
+
+
 @pytest.mark.parametrize("module", ["train", "evaluate", "report"])
 def test_help_loads_no_tensorflow(module):
     result = python("-c", RUN_AND_TELL, f"elcrec_tf.{module}", "--help")

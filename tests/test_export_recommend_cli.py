@@ -269,6 +269,9 @@ def test_errors_of_an_export(run_dir, tmp_path):
         export.main([str(tmp_path)])
     with pytest.raises(SystemExit, match="2"):
         export.main([str(run_dir), "--top-k", "0"])
+    for flag in ("--index-recall", "--index-lists", "--index-probes", "--index-users"):
+        with pytest.raises(SystemExit, match="2"):
+            export.main([str(run_dir), flag, "1", "--export-dir", str(tmp_path / "m")])
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
         export.main([str(run_dir), "--export-dir", str(tmp_path / "file")])

@@ -3,7 +3,8 @@ import math
 
 import pytest
 
-from elcrec_tf.files import atomic_path, write_json, write_text
+from elcrec_tf.errors import UserError
+from elcrec_tf.files import atomic_path, expanded, write_json, write_text
 
 
 def names(folder):
@@ -49,6 +50,13 @@ def test_a_whole_folder_appears_but_replaces_none(tmp_path):
             assert attempt == 2
     assert names(tmp_path) == ["model"]
     assert (tmp_path / "model" / "part").read_text() == "1"
+
+
+def test_a_home_that_is_not_there_is_a_users_error(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert str(expanded("~/x.csv")) == "/home/me/x.csv"
+    with pytest.raises(UserError, match="~nobody-of-this-name/x.csv: there is no such home folder"):
+        expanded("~nobody-of-this-name/x.csv")
 
 
 def test_json_round_trip(tmp_path):

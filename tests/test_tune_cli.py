@@ -106,6 +106,9 @@ def test_a_finished_search_is_resumed_to_its_report_and_extended(finished, capsy
         (["--epochs", "0"], "train.epochs should be at least 1 in a search"),
         (["--num-clusters", "8", "--temperature", "0.3"], "nothing is left to search"),
         (["--space", "missing.json"], "missing.json: cannot be read"),
+        (["--centers-start", "kmeans", *DATA], "60 users, 2048 intents"),
+        (["--tuner", "hyperband", "--contrastive-schedule", "cosine", *SMALL], "hyperband goes on with trials for more epochs"),
+        (["--tuner", "hyperband", "--final-temperature", "0.1", *SMALL], "hyperband goes on with trials for more epochs"),
         (["--resume"], "searches/: holds no search to resume"),
         (["--resume", "--tuner", "grid", "--epochs", "3"], "leave out --tuner, --epochs"),
         (["--resume", "--output-dir", "."], "holds no search"),
@@ -116,6 +119,32 @@ def test_a_wrong_flag_is_one_line(tmp_path, monkeypatch, flags, message):
     with pytest.raises(UserError, match=message):
         tune.main(flags)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_joins_a_search_and_starts_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, value in zip(("IP", "PORT"), ("127.0.0.1", "1"), strict=True):
+        monkeypatch.setenv(f"KERASTUNER_ORACLE_{name}", value)
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", "worker-1")
+    with pytest.raises(UserError, match="a worker of another one's search; add --output-dir DIR --resume"):
+        tune.main(SMALL)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_warm_start_keeps_the_settings_and_the_intents_of_its_run(finished, tmp_path):
+    run = str(next((finished[0].path / "refit").glob("*-seed-0")))
+    config = RunFolder(run).config()
+    search = tmp_path / "search"
+    assert tune.main(["--warm-start", run, "--output-dir", str(search), "--max-trials", "1"]) == 0
+    settings = SearchFolder(search).settings()
+    assert [one.name for one in settings.space.parameters] == ["temperature"]
+    assert settings.space.base.model == config.model
+    with pytest.raises(UserError, match="leave out --preset"):
+        tune.main(["--warm-start", run, "--preset", "default"])
+    (tmp_path / "space.json").write_text('{"num_clusters": {"low": 2, "high": 300}}')
+    with pytest.raises(UserError, match="the run has .* intents, this one 2; give --num-clusters"):
+        tune.main(["--warm-start", run, "--space", str(tmp_path / "space.json"), "--output-dir", str(tmp_path / "other")])
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_folder_in_use_is_an_error_before_anything_is_read(finished, tmp_path):

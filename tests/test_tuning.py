@@ -315,6 +315,14 @@ def test_the_number_of_intents_is_read_off_the_trials_that_score_as_well_as_the_
     assert clearest_trial(trials).values == {"num_clusters": 198}
 
 
+def test_the_number_of_intents_in_use_may_be_below_what_was_searched(make, sequences, trained):
+    settings, folder = make("random", {"num_clusters": {"low": 100, "high": 200}, "temperature": 0.2}, max_trials=2)
+    run(settings, folder, sequences)
+    clearest = clearest_trial(folder.trials(settings))
+    write_report(folder, settings)
+    assert resolve(file=folder.intents_config_file).model.num_clusters == round(clearest.values["num_clusters"] / 2) <= 100
+
+
 def test_other_fields_say_nothing_of_the_number_of_intents(make, sequences, trained):
     settings, folder = make("grid", {"num_clusters": 5, "temperature": {"choices": [0.1, 0.2]}}, max_trials=None)
     run(settings, folder, sequences)

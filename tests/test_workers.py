@@ -38,6 +38,8 @@ def test_place_among_the_workers(cluster, kind, index, expected):
         ({"TF_CONFIG": "[1]"}, "JSON of the form"),
         ({"TF_CONFIG": '{"cluster": ["a:1"]}'}, "JSON of the form"),
         ({"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}}'}, "JSON of the form"),
+        (environment({"worker": ["a:1"]}, kind=None), "JSON of the form"),
+        (environment({"worker": ["a:1"]}, kind=["worker"]), "JSON of the form"),
         (environment({"worker": ["a:1"], "ps": ["b:1"]}), '"chief" and "worker". Received: ps'),
         (environment({"worker": ["a:1"]}, "evaluator"), "Received: evaluator"),
         (environment({"worker": ["a:1"]}, index=1), '"worker" 1, but the cluster lists 1 of that type'),

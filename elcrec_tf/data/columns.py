@@ -63,7 +63,8 @@ def time_column(table: Table, name: str) -> np.ndarray:
     _check_present(table, name, column)
     if pa.types.is_date32(column.type):
         column = column.cast(pa.int32())
-    for kind in _TIME_TYPES if _is_text(column.type) else _TIME_TYPES[:2]:
+    kinds = _TIME_TYPES if _is_text(column.type) else _TIME_TYPES[:2]
+    for kind in kinds:
         try:
             times = column.cast(kind)  # Arrow refuses what would lose digits
         except pa.ArrowInvalid:
@@ -71,7 +72,7 @@ def time_column(table: Table, name: str) -> np.ndarray:
         numbers = (times.cast(pa.int64()) if pa.types.is_timestamp(kind) else times).to_numpy()
         _check_exact(table, name, column, numbers)
         return numbers
-    row = max(_first_refused(column, kind) for kind in _TIME_TYPES)
+    row = max(_first_refused(column, kind) for kind in kinds)
     raise UserError(
         f"{table.place(row)}: column {name!r} holds {column[row].as_py()!r}, which is no time like the ones above it; "
         "give numbers, or ISO 8601 dates such as 2024-05-31T12:00:00Z, all with a time zone or all without"

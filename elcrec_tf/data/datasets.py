@@ -20,7 +20,7 @@ from elcrec_tf.data.sequence_file import read_sequence_file
 from elcrec_tf.data.shards import AnySequences, is_prepared, load_shards
 from elcrec_tf.data.tables import file_format
 from elcrec_tf.errors import UserError
-from elcrec_tf.files import atomic_path
+from elcrec_tf.files import atomic_path, expanded
 
 BASE_URL = "https://raw.githubusercontent.com/salesforce/ICLRec/master/data"
 TIMEOUT_SECONDS = 30
@@ -64,7 +64,7 @@ def load_dataset(config: DataConfig, simulator: SimulatorConfig | None = None) -
         sequences = load_movielens(config)
     else:
         sequences = _load_file(config)
-    return sequences if config.item_metadata is None else _with_titles(sequences, Path(config.item_metadata).expanduser())
+    return sequences if config.item_metadata is None else _with_titles(sequences, expanded(config.item_metadata))
 
 
 def benchmark_file(name: str, data_dir: str | None = None) -> Path:
@@ -78,7 +78,7 @@ def benchmark_file(name: str, data_dir: str | None = None) -> Path:
         UserError: when the file cannot be fetched, or is not the published one.
     """
     file_name, digest = BENCHMARKS[name]
-    path = (Path(data_dir).expanduser() if data_dir else Path.home() / ".cache" / "elcrec_tf") / file_name
+    path = expanded(data_dir or "~/.cache/elcrec_tf") / file_name
     if not path.exists():
         _download(f"{BASE_URL}/{file_name}", path, digest)
     elif _sha256(path) != digest:
@@ -115,7 +115,7 @@ def _sha256(path: Path) -> str:
 
 
 def _load_file(config: DataConfig) -> AnySequences:
-    path = Path(config.dataset).expanduser()
+    path = expanded(config.dataset)
     if is_prepared(path):
         _refuse_filter(config)
         return load_shards(path, short_name(path))

@@ -143,5 +143,6 @@ def _descends(run: RunFolder, ancestor: RunFolder) -> bool:
         origin = run.warm_start()
         if origin is None:
             return False
-        run = RunFolder(origin["run"])
+        # Older runs say only how the other one was named, which holds in the folder where that was.
+        run = RunFolder(path / origin["place"] if "place" in origin else origin["run"])
     return False

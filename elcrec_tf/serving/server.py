@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -27,8 +29,9 @@ _SERVICES = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.Mod
 
 
 def to_stderr(line: str) -> None:
-    """Report a line for people."""
-    print(line, file=sys.stderr, flush=True)
+    """Report a line for people. Where nobody can read it (a full disk, a reader that went away) it is lost, and the server goes on."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 class LocalServer:
@@ -62,6 +65,7 @@ class LocalServer:
         self.name = options.model_name or folder.resolve().name
         self.metrics = ServerMetrics()
         self._options = options
+        self._report = report
         self._health = health.HealthServicer()
         self._set_health(False)
         self.versions = Versions(
@@ -94,18 +98,21 @@ class LocalServer:
         """Take no new request, let those in flight finish within the grace period, and free everything.
 
         Returns:
-            Whether all finished. TensorFlow cannot be interrupted: what did not finish goes on in its thread.
+            Whether all finished. TensorFlow cannot be interrupted: what did not finish, a version being loaded among it, goes on in its
+            thread.
         """
+        ends = time.monotonic() + self._options.grace_seconds
         self._stopping.set()
+        self.versions.stop_loading()
         self._health.enter_graceful_shutdown()
         self._server.stop(self._options.grace_seconds).wait()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self.versions.stop_waiting()
         if self._watcher.ident is not None:
-            self._watcher.join()
+            self._watcher.join(max(ends - time.monotonic(), 1.0))
         if self._metrics_server is not None:
             self._metrics_server.close()
-        return self.versions.release_all()
+        return not self._watcher.is_alive() and self.versions.release_all()
 
     def __enter__(self) -> LocalServer:
         self.start()
@@ -125,7 +132,11 @@ class LocalServer:
 
     def _watch(self) -> None:
         while not self._stopping.wait(self._options.poll_seconds):
-            self.versions.poll()
+            try:
+                self.versions.poll()
+            except Exception as error:  # the watcher outlives it: the next look may find things right
+                with contextlib.suppress(Exception):
+                    self._report(f"{self.versions.folder}: could not be looked at ({error}); the versions in memory stay")
 
     def _set_health(self, available: bool) -> None:
         status = health_pb2.HealthCheckResponse.SERVING if available else health_pb2.HealthCheckResponse.NOT_SERVING
@@ -151,7 +162,7 @@ class _CountingPool(ThreadPoolExecutor):
 
 def _loader(options: ServerOptions) -> Callable[[Path, int], Servable]:
     batching = BatchOptions(options.max_batch_size, options.batch_timeout_ms, options.num_batch_threads) if options.batching else None
-    return partial(Servable, options=batching, most_rows=options.max_batch_size)
+    return partial(Servable, options=batching, most_rows=options.max_batch_size, max_rows=options.max_rows)
 
 
 def _channel_options(options: ServerOptions) -> list[tuple[str, int]]:

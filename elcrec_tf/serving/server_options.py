@@ -10,6 +10,8 @@ from pathlib import Path
 from elcrec_tf.errors import UserError
 from elcrec_tf.serving.layout import ALLOWED_BATCH_SIZES
 
+_LONGEST = 1_000_000  # of times and queues; what lies beyond is a mistake, and too long for the system's timers
+
 
 @dataclass(frozen=True)
 class ServerOptions:
@@ -29,6 +31,7 @@ class ServerOptions:
         max_concurrent: requests that are answered at the same time, each by a thread.
         max_queued: requests that may wait for a thread; more are refused.
         max_message_mb: largest request in megabytes.
+        max_rows: most rows of a request. A message of a few bytes can ask for many, each of which is answered with items and scores.
         grace_seconds: how long requests in flight may take when the server stops.
         metrics_port: port of the Prometheus metrics on the loopback address; 0 takes a free one, None offers none.
         tls_cert: PEM file with the server's certificate chain.
@@ -53,6 +56,7 @@ class ServerOptions:
     max_concurrent: int = 256
     max_queued: int = 256
     max_message_mb: float = 4.0
+    max_rows: int = 4096
     grace_seconds: float = 10.0
     metrics_port: int | None = None
     tls_cert: Path | None = None
@@ -61,11 +65,11 @@ class ServerOptions:
     token_file: Path | None = None
 
     def __post_init__(self) -> None:
-        for name in ("latest", "max_batch_size", "num_batch_threads", "max_concurrent"):
+        for name in ("latest", "max_batch_size", "num_batch_threads", "max_concurrent", "max_rows"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
         for name in ("max_queued", "batch_timeout_ms", "grace_seconds"):
-            self._check(name, getattr(self, name) >= 0, "at least 0")
-        self._check("poll_seconds", self.poll_seconds > 0, "more than 0")
+            self._check(name, 0 <= getattr(self, name) <= _LONGEST, f"at least 0 and at most {_LONGEST}")
+        self._check("poll_seconds", 0 < self.poll_seconds <= _LONGEST, f"more than 0 and at most {_LONGEST}")
         self._check("max_message_mb", 0 < self.max_message_mb <= 1024, "more than 0 and at most 1024")
         for name in ("port", "metrics_port"):
             self._check(name, 0 <= (getattr(self, name) or 0) <= 65535, "a number from 0 to 65535")

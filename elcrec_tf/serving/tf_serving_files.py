@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 
 from elcrec_tf.files import write_text
@@ -31,15 +31,17 @@ def stable_version(directory: Path, versions: Collection[int]) -> int:
 def write_serving_files(directory: Path, versions: Collection[int]) -> None:
     """Write models.config for these versions, and the other files where there are none yet (they are yours to edit).
 
-    The newest version is labelled canary, the stable one stays what it was. To promote a canary, write its number behind "stable".
+    Served are the newest version, which answers requests that name none, and the one labelled stable, which stays what it was. To promote
+    the newest one, write its number behind "stable". It has no label of its own: TensorFlow Serving refuses a whole models.config that
+    moves a label to a version which is not loaded yet, and so would never load it.
 
     Args:
         directory: the model's folder.
         versions: those to serve, at least one.
     """
     folder, name = directory / SERVING_FILES, directory.resolve().name
-    labels = {"stable": stable_version(directory, versions), "canary": max(versions)}
-    write_text(folder / MODELS_CONFIG, _models_config(name, sorted({*labels.values()}), labels))
+    stable = stable_version(directory, versions)
+    write_text(folder / MODELS_CONFIG, _models_config(name, sorted({stable, max(versions)}), stable))
     others = {
         "batching.config": _batching_config(),
         "monitoring.config": 'prometheus_config {\n  enable: true\n  path: "/monitoring/prometheus/metrics"\n}\n',
@@ -51,10 +53,11 @@ def write_serving_files(directory: Path, versions: Collection[int]) -> None:
             write_text(folder / file, text)
 
 
-def _models_config(name: str, versions: Collection[int], labels: Mapping[str, int]) -> str:
+def _models_config(name: str, versions: Collection[int], stable: int) -> str:
     policy = " ".join(f"versions: {version}" for version in versions)
     lines = [
-        '# Made by each export: the newest version is the canary. To promote it, write its number behind "stable".',
+        "# Made by each export: requests without a version get the newest one, those with the label stable get that one.",
+        '# To promote the newest, write its number behind "stable".',
         "# TensorFlow Serving reads this again by itself (--model_config_file_poll_wait_seconds).",
         "model_config_list {",
         "  config {",
@@ -62,7 +65,7 @@ def _models_config(name: str, versions: Collection[int], labels: Mapping[str, in
         f'    base_path: "/models/{name}"',
         '    model_platform: "tensorflow"',
         f"    model_version_policy {{ specific {{ {policy} }} }}",
-        *(f'    version_labels {{ key: "{label}" value: {version} }}' for label, version in labels.items()),
+        f'    version_labels {{ key: "stable" value: {stable} }}',
         "  }",
         "}",
     ]
@@ -102,6 +105,7 @@ services:
       - --rest_api_port=8501
       - --model_config_file=/models/NAME/tf_serving/models.config
       - --model_config_file_poll_wait_seconds=10
+      - --allow_version_labels_for_unavailable_models=true  # at the start nothing is loaded that a label could stand for
       - --enable_batching=true
       - --batching_parameters_file=/models/NAME/tf_serving/batching.config
       - --monitoring_config_file=/models/NAME/tf_serving/monitoring.config

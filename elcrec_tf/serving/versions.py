@@ -64,6 +64,7 @@ class Versions:
         self._refused: dict[int, Any] = {}  # how the files were, by version
         self._reported: set[str] = set()
         self._waits = True
+        self._loads = True
         self._changed = threading.Condition()
 
     @property
@@ -135,7 +136,7 @@ class Versions:
             self._report_once(f"{error}; the versions in memory stay")
             return
         self._refused = {number: files for number, files in self._refused.items() if number in found and files == _files(found[number])}
-        while missing := [number for number in self._wanted(found) if number not in self._serving]:
+        while self._loads and (missing := [number for number in self._wanted(found) if number not in self._serving]):
             self._load(missing[0], found[missing[0]])
         wanted = self._wanted(found)
         kept = [number for number in self._serving if number in wanted]
@@ -146,6 +147,10 @@ class Versions:
                 self._report_once(
                     f"version {number} of {self.name} is no longer in {self.folder}; it stays in memory, as there is no other"
                 )
+
+    def stop_loading(self) -> None:
+        """From now on no version is loaded; one that is being loaded is."""
+        self._loads = False
 
     def stop_waiting(self) -> None:
         """From now on no version waits for its requests before it is released: the server stops."""

@@ -13,6 +13,7 @@ from elcrec_tf.config import DataConfig
 from elcrec_tf.data.datasets import load_dataset
 from elcrec_tf.data.tables import FORMATS
 from elcrec_tf.errors import UserError
+from elcrec_tf.files import expanded
 from pipelines.production.memory_log import clean_log
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Preparation:
 
 def input_files(source: str) -> list[Path]:
     """The files of a file, folder or glob, in the order of their names. Raises `UserError` where there are none."""
-    path = Path(source).expanduser()
+    path = expanded(source)
     found = [child for child in path.iterdir()] if path.is_dir() else [Path(name) for name in glob(str(path))]
     files = sorted(file for file in found if file.is_file() and not file.name.startswith((".", "_")))
     if not files:
@@ -122,7 +123,7 @@ def _on_spark(preparation: Preparation, output: Path, earlier: Path | None, cons
 
         own = {name: getattr(preparation, name) for name in ("columns", "k_core", "repeated_rows")}
         catalog = None if earlier is None else str(earlier)
-        source = str(Path(preparation.source).expanduser())
+        source = str(expanded(preparation.source))
         options = PrepareOptions(source, preparation.form, str(output), catalog=catalog, overwrite=output.exists(), **own)
         manifest = prepare_on_spark(spark, options, console)
     rejected: Mapping[str, int] = (manifest["rejects"] or {}).get("reasons", {})

@@ -253,6 +253,12 @@ def test_times_of_other_types_are_refused(tmp_path, values):
     fails(path, "log.parquet: column 'timestamp' is of type (bool|list.*|duration.*); times should be numbers, dates")
 
 
+def test_whole_numbers_beyond_64_bits_are_no_times(tmp_path):
+    times = pa.array([2**64 - 1, 7, 12], pa.uint64())
+    path = write(tmp_path, "parquet", {"user": ["u"] * 3, "item": ["a", "b", "c"], "timestamp": times})
+    fails(path, "log.parquet.*column 'timestamp' holds 18446744073709551615, which is no time")
+
+
 # ---- filter
 
 RATINGS = {"user": ["u"] * 5, "item": list("abcde"), "timestamp": range(5), "rating": [4.0, 2.5, None, 5.0, 4.0]}

@@ -69,6 +69,17 @@ def test_moved_intents_are_told_over_several_warm_starts(runs):
     assert len(found["intents"]["died"][0]["items"]) == 3
 
 
+def test_the_run_before_is_found_from_every_folder(runs, weights, tmp_path, monkeypatch):
+    """Its name was given in another folder than that in which drift is measured."""
+    centers, vectors = weights
+    (tmp_path / "runs").mkdir()
+    write_run(tmp_path / "runs" / "june-1", centers, vectors)
+    write_run(tmp_path / "runs" / "june-8", centers, vectors, {"run": "runs/june-1", "place": "../june-1"})
+    for folder, names in ((tmp_path, ("runs/june-1", "runs/june-8")), (tmp_path / "runs", ("june-1", "june-8"))):
+        monkeypatch.chdir(folder)
+        assert measure_drift(*map(Side.load, names), same=0.9, least_share=0.0)["aligned_by"] == "warm start"
+
+
 def test_runs_trained_apart_are_turned_onto_each_other(runs):
     found = measure_drift(Side.load(runs[0]), Side.load(runs[2]), same=0.9, least_share=0.0)
     assert "Procrustes" in found["aligned_by"] and found["shared_items_cosine"] == pytest.approx(1, abs=1e-5)

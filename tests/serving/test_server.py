@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from elcrec_tf.errors import UserError
 from elcrec_tf.serving import wire_pb2 as wire
-from elcrec_tf.serving.server import LocalServer
+from elcrec_tf.serving.server import LocalServer, to_stderr
 from elcrec_tf.serving.server_metrics import ServerMetrics
 from elcrec_tf.serving.server_options import ServerOptions, is_loopback, joined
 from elcrec_tf.serving.service import Service
@@ -222,6 +222,74 @@ def test_the_grace_period_bounds_the_stop(folder):
         stopping.join(asking.SECONDS)
         assert not stopping.is_alive()
         open_again()
+
+
+def test_a_version_that_is_being_loaded_does_not_hold_up_the_stop(tmp_path, monkeypatch):
+    folder, loading, loaded = tmp_path / "toy", threading.Event(), threading.Event()
+    folder.mkdir()
+    write_toy(folder, 1)
+    server = local_server(folder, poll_seconds=0.05, grace_seconds=0)
+    server.start()
+
+    def slow(*_):
+        loading.set()
+        loaded.wait(asking.SECONDS)
+        raise ValueError("too late")
+
+    monkeypatch.setattr(server.versions, "_load_version", slow)
+    write_toy(folder, 2)
+    assert loading.wait(asking.SECONDS)
+    assert not server.stop(), "it says that something goes on"
+    loaded.set()
+
+
+def test_nothing_that_goes_wrong_ends_the_watch_over_the_folder(tmp_path, monkeypatch, capsys):
+    """Neither a report that nobody can take, nor an error that nobody thought of."""
+
+    class Full:
+        def write(self, _):
+            raise OSError(28, "No space left on device")
+
+        flush = write
+
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.stderr", Full())
+        to_stderr("version 2 takes over")
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    write_toy(folder, 1)
+    server = LocalServer(folder, ServerOptions(port=0, poll_seconds=0.05))
+    whole, failed = server.versions.poll, threading.Event()
+
+    def fails_once():
+        if server.versions.available and not failed.is_set():
+            failed.set()
+            raise RuntimeError("who would have thought")
+        whole()
+
+    monkeypatch.setattr(server.versions, "poll", fails_once)
+    with server:
+        assert failed.wait(asking.SECONDS)
+        write_toy(folder, 2)
+        wait_until(lambda: server.versions.available == [2])
+    assert "toy: could not be looked at (who would have thought); the versions in memory stay" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options", [{"poll_seconds": float("inf")}, {"grace_seconds": float("nan")}, {"batch_timeout_ms": 1e9}, {"max_rows": 0}]
+)
+def test_options_that_no_timer_can_take(options):
+    with pytest.raises(UserError, match=f"--{next(iter(options)).replace('_', '-')} should be"):
+        ServerOptions(**options)
+
+
+def test_a_request_has_so_many_rows_at_most(folder):
+    """A message of a few bytes can claim many: the last value given fills the rest."""
+    with local_server(folder, max_rows=3) as server, grpc.insecure_channel(server.address) as channel:
+        few, many = (wire.Tensor(dtype=7, tensor_shape={"dim": [{"size": rows}, {"size": 1}]}, string_val=[b"a"]) for rows in (3, 4))
+        assert predict(channel, "toy", history=few)
+        code, details = error(predict, channel, "toy", history=many)
+        assert code == StatusCode.INVALID_ARGUMENT and "at most 3 rows (--max-rows of the server). Received: 4" in details
 
 
 def test_health_follows_the_versions(tmp_path):

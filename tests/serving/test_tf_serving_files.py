@@ -21,11 +21,11 @@ def labels(directory):
     [([[1]], 1), ([[1], [1, 2]], 1), ([[1], [1, 2], [1, 2, 3]], 1), ([[1], [1, 2], [2, 3]], 2)],
     ids=["first", "second", "third", "the stable one is gone"],
 )
-def test_the_newest_is_the_canary_and_the_stable_one_stays(tmp_path, published, stable):
+def test_the_newest_is_served_beside_the_stable_one_which_stays(tmp_path, published, stable):
     for versions in published:
         write_serving_files(tmp_path, versions)
     newest = max(published[-1])
-    assert labels(tmp_path) == (sorted({stable, newest}), {"stable": stable, "canary": newest})
+    assert labels(tmp_path) == (sorted({stable, newest}), {"stable": stable})
 
 
 def test_a_promotion_by_hand_is_kept(tmp_path):
@@ -33,7 +33,19 @@ def test_a_promotion_by_hand_is_kept(tmp_path):
     config = tmp_path / "tf_serving" / "models.config"
     config.write_text(config.read_text().replace('"stable" value: 1', '"stable"\n value: 2'))
     write_serving_files(tmp_path, [1, 2, 3])
-    assert labels(tmp_path) == ([2, 3], {"stable": 2, "canary": 3})
+    assert labels(tmp_path) == ([2, 3], {"stable": 2})
+
+
+def test_no_export_moves_a_label_to_a_version_that_is_not_loaded(tmp_path):
+    """TensorFlow Serving looks at labels before it loads what is new, and refuses the whole file where one has moved."""
+    loaded, before = set(), {}
+    for published in ([1], [1, 2], [1, 2, 3], [1, 3, 4]):
+        write_serving_files(tmp_path, published)
+        versions, now = labels(tmp_path)
+        moved = [version for label, version in now.items() if label in before and before[label] != version]
+        assert set(moved) <= loaded
+        loaded, before = set(versions), now
+    assert "--allow_version_labels_for_unavailable_models=true" in (tmp_path / "tf_serving" / "docker-compose.yml").read_text()
 
 
 def test_batches_are_those_that_the_warm_up_knows(tmp_path):

@@ -250,6 +250,13 @@ def test_releasing_all_tells_that_none_is_available(world):
     assert world.versions.available == []
 
 
+def test_a_server_that_stops_loads_nothing_more(world):
+    world.publish(1)
+    world.versions.stop_loading()
+    world.publish(2)
+    assert world.versions.available == [1] and world.loads == [1]
+
+
 def test_a_server_that_stops_does_not_wait_for_requests(world):
     world.publish(1)
     with world.versions.use(spec("toy")) as servable:
