@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import os
+import queue
 import signal
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def main(argv: list[str]) -> int:
         to_stderr(f"{folder}: has no version that can be served yet; waiting for one on {server.address}")
     while not server.versions.available and not stop.wait(0.05):
         pass
-    if not stop.is_set():
+    if not stop.is_set:
         print(f"serving {server.name} version {server.versions.available[-1]} on {server.address}", flush=True)
         stop.wait()
     if not server.stop():
@@ -115,10 +116,29 @@ def _check_folder(folder: Path) -> None:
         raise UserError(f"{folder}: is itself a version of an exported model; give the folder above it")
 
 
-def _stop_at_signals(also: Callable[[], None]) -> threading.Event:
+class Stop:
+    """Whether to stop, to be set by a signal's handler: an Event takes a lock, which the code that a signal interrupts may hold."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+        self._asked: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def set(self) -> None:
+        self.is_set = True
+        self._asked.put(None)
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Return once it is set, or after so many seconds. Returns whether it is set."""
+        if not self.is_set:
+            with contextlib.suppress(queue.Empty):
+                self._asked.get(timeout=seconds)
+        return self.is_set
+
+
+def _stop_at_signals(also: Callable[[], None]) -> Stop:
     """Set by SIGTERM and SIGINT, which call `also`, too. After the first one they do what they do elsewhere, so a second one ends the
     program at once."""
-    stop = threading.Event()
+    stop = Stop()
 
     def on_signal(*_: object) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from elcrec_tf.errors import UserError
-from elcrec_tf.serve import _parser, main
+from elcrec_tf.serve import Stop, _parser, main
 from elcrec_tf.serving.server_options import ServerOptions
 from tests.serving import asking
 from tests.serving.toy_servable import write_toy
@@ -71,7 +71,7 @@ def test_wrong_labels_exit_2(label, capsys):
     [
         (["--port", "70000"], "--port should be a number from 0 to 65535. Received: 70000"),
         (["--max-batch-size", "0"], "--max-batch-size should be at least 1. Received: 0"),
-        (["--poll-seconds", "nan"], "--poll-seconds should be more than 0. Received: nan"),
+        (["--poll-seconds", "nan"], "--poll-seconds should be more than 0 and at most 1000000. Received: nan"),
         (["--max-message-mb", "0"], "--max-message-mb should be more than 0 and at most 1024. Received: 0.0"),
         (["--tls-cert", "cert.pem"], "--tls-cert and --tls-key go together"),
         (["--tls-client-ca", "ca.pem"], "--tls-client-ca needs --tls-cert and --tls-key"),
@@ -137,6 +137,19 @@ def test_the_grace_period_bounds_the_end(folder):
         process.send_signal(signal.SIGTERM)
         assert asking.error(future.result)[0] in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
         assert process.wait(60) == 0
+
+
+def test_a_signal_is_heard_at_every_moment():
+    before = signal.getsignal(signal.SIGALRM)
+    try:
+        for tenth_of_a_microsecond in range(10, 2000, 10):
+            stop = Stop()
+            signal.signal(signal.SIGALRM, lambda *_, stop=stop: stop.set())
+            signal.setitimer(signal.ITIMER_REAL, tenth_of_a_microsecond * 1e-7)
+            assert stop.wait(60) and stop.wait()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert not Stop().wait(0)
 
 
 def test_a_second_signal_ends_it_at_once(folder):

@@ -142,7 +142,7 @@ def test_a_warm_start_keeps_the_settings_and_the_intents_of_its_run(finished, tm
     with pytest.raises(UserError, match="leave out --preset"):
         tune.main(["--warm-start", run, "--preset", "default"])
     (tmp_path / "space.json").write_text('{"num_clusters": {"low": 2, "high": 300}}')
-    with pytest.raises(UserError, match="the run has .* intents, this one 2; give --num-clusters"):
+    with pytest.raises(UserError, match="the run has .* intents, this one .*; give --num-clusters"):
         tune.main(["--warm-start", run, "--space", str(tmp_path / "space.json"), "--output-dir", str(tmp_path / "other")])
     assert not (tmp_path / "other").exists()
 
