@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
+import math
 import os
-import queue
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from elcrec_tf.serving.layout import SAVED_MODEL
 from elcrec_tf.serving.server_options import ServerOptions
 
 _DEFAULT = ServerOptions()
+_TICK_SECONDS = 0.1
 
 
 def main(argv: list[str]) -> int:
@@ -117,21 +118,23 @@ def _check_folder(folder: Path) -> None:
 
 
 class Stop:
-    """Whether to stop, to be set by a signal's handler: an Event takes a lock, which the code that a signal interrupts may hold."""
+    """Whether to stop, to be set by a signal's handler.
+
+    An Event would not do: its `set` takes a lock that the code which the signal interrupts may hold, and a signal just before a wait
+    begins does not end it.
+    """
 
     def __init__(self) -> None:
         self.is_set = False
-        self._asked: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def set(self) -> None:
         self.is_set = True
-        self._asked.put(None)
 
-    def wait(self, seconds: float | None = None) -> bool:
+    def wait(self, seconds: float = math.inf) -> bool:
         """Return once it is set, or after so many seconds. Returns whether it is set."""
-        if not self.is_set:
-            with contextlib.suppress(queue.Empty):
-                self._asked.get(timeout=seconds)
+        ends = time.monotonic() + seconds
+        while not self.is_set and (left := ends - time.monotonic()) > 0:
+            time.sleep(min(left, _TICK_SECONDS))
         return self.is_set
 
 
