@@ -78,7 +78,9 @@ class ContrastiveLossCallback(keras.callbacks.Callback):
         return 1.0
 
     def _progress(self, epoch: int, first: int) -> float:
-        return min(max((epoch - first) / max(self.epochs - 1 - first, 1), 0.0), 1.0)
+        """How much of the way from epoch `first` to the last one is done; the last epoch is the end also where it is the first."""
+        last = self.epochs - 1
+        return 1.0 if epoch >= last else max((epoch - first) / max(last - first, 1), 0.0)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         config = self.model.get_config()
@@ -175,7 +177,8 @@ class WeightAverage(keras.callbacks.Callback):
         self.averaged = not self.averaged
         for weight, average in zip(self.model.trainable_variables, self.model.optimizer._model_variables_moving_average, strict=True):
             values = keras.ops.convert_to_numpy(weight).copy()
-            weight.assign(average)
+            # A mean of unit vectors is shorter: centres go back to the sphere.
+            weight.assign(average if weight.constraint is None else weight.constraint(average))
             average.assign(values)
 
 

@@ -47,6 +47,8 @@ class Ranker(keras.Model):
 
     def rank(self, data: RankingData) -> dict[str, np.ndarray]:
         """What `call` gives but for the target, of every user who has one, in the order of the users."""
+        if data.empty:  # Keras' `predict` fails without a batch
+            return {"rank": np.zeros(0, np.int32), "intent": np.zeros(0, np.int32)}
         with warnings.catch_warnings():
             # How many batches the users of shards make is known when they have been read.
             warnings.filterwarnings("ignore", "Your input ran out of data")
@@ -89,7 +91,7 @@ def count_ranks(
     after = sparse.csr_array((len(scores), len(scores))) if after is None else after
     in_order = np.sort(scores[1:])
     data = ranking_batches(sequences, split, batch_size, max_length=1)
-    ranks, targets = [], []
+    ranks, targets = [np.zeros(0, int)], [np.zeros(0, int)]
     for batch in data.dataset.as_numpy_iterator():
         target, latest = batch["target"], batch["history"][:, -1]
         rows = np.arange(len(target))

@@ -39,7 +39,8 @@ def weight(count: Any) -> Any:
 def own_seed(seed: Any) -> Any:
     """A random seed `[2]` of this replica's own, made from one that all share."""
     context = _context()
-    return seed if context is None else seed + ops.cast(ops.stack([0, context.replica_id_in_sync_group]), seed.dtype)
+    # The second word counts the steps: there another replica would be where this one is some steps later.
+    return seed if context is None else seed + ops.cast(ops.stack([context.replica_id_in_sync_group, 0]), seed.dtype)
 
 
 def _context() -> Any:

@@ -82,6 +82,8 @@ def train_model(
     console = console or Console(quiet=True)
     devices = _devices() if devices is None else devices
     check_trainable(sequences, config)
+    strategy = team.strategy if team else _strategy(tuple(devices))
+    _updates_touched_rows(config, sequences.catalog.num_items, _xla(config, strategy))  # refuses what cannot be, before the folder is made
     if resume:
         check_resumable(folder, sequences, config)
     if _writes(team) and resume:
@@ -103,10 +105,19 @@ def check_trainable(sequences: AnySequences, config: Config) -> None:
         raise UserError(f"data set {sequences.name!r}: no user has the 4 events that training needs (2, and 2 held out)")
     if isinstance(sequences, ShardedSequences):
         _check_streamable(sequences, config)
+        _check_questions(sequences)
     em = config.model.intent_clustering == "em"
     if (em or config.model.centers_start == "kmeans") and users < config.model.centers:
         flag = "--intent-clustering em" if em else "--centers-start kmeans"
         raise UserError(f"{flag} needs at least as many users as intents: {users} users, {config.model.centers} intents")
+
+
+def _check_questions(shards: ShardedSequences) -> None:
+    for split in ("validation", "test"):
+        if not sum(shard.get(f"{split}_users", 1) for shard in shards.manifest["shards"]):
+            raise UserError(
+                f"{shards.folder}: no user has an event to hold out for {split}; prepare it with another split (--{split}-from)"
+            )
 
 
 def _check_streamable(shards: ShardedSequences, config: Config) -> None:
@@ -114,6 +125,7 @@ def _check_streamable(shards: ShardedSequences, config: Config) -> None:
         _MEMORY: config.model.memory_weight > 0,
         "--examples prefixes": config.loss.examples == "prefixes",
         "--intent-clustering em": config.model.intent_clustering == "em",
+        "--negatives official": config.loss.negatives == "official",
         "--augmentations substitute and insert": any(name in BY_SIMILARITY for name in config.augment.augmentations),
     }
     for setting, chosen in needs_all_users.items():
@@ -197,14 +209,16 @@ def _callbacks(
     )
     callbacks = [EpochSeeds(train.seed), NanGuard(), validation, contrastive, recorder]
     if config.model.auto_clusters:
-        callbacks.insert(0, _cluster_count(sequences, config))
+        # In front of the validation, which tells of the intents that are kept; behind the guard, as NaN has no clusters.
+        callbacks.insert(callbacks.index(validation), _cluster_count(sequences, config))
     if config.model.intent_clustering == "em":
         # Right behind the validation, whose clock of the epoch counts it in.
         callbacks.insert(callbacks.index(validation) + 1, _intent_em(sequences, config))
     if _writes(team):
         callbacks.append(keras.callbacks.TensorBoard(str(folder.tensorboard), write_graph=False, profile_batch=0))
     if _writes(team) and train.snapshot_epochs:
-        callbacks.append(_snapshots(sequences, config, folder))
+        # In front of the recorder: an epoch with a checkpoint is not repeated.
+        callbacks.insert(callbacks.index(recorder), _snapshots(sequences, config, folder))
     if team:
         callbacks.append(ChiefCenters(team))
     return callbacks
@@ -221,6 +235,7 @@ def _model_to_go_on_with(sequences: AnySequences, config: Config, folder: RunFol
         return 0, new_model(sequences, config, strategy)
     with _scope(strategy):
         model = load_keras(checkpoint[1])
+    model.jit_compile = _xla(config, strategy) == "on"  # the run may have begun on another machine
     _choose_kernels(model, config, strategy)
     return checkpoint[0], model
 
@@ -270,8 +285,8 @@ def _updates_touched_rows(config: Config, num_items: int, compiled: str) -> bool
     chosen = config.train.item_updates
     if chosen == "touched" and compiled != "chains":
         raise UserError(f"--item-updates touched needs --xla chains: here XLA compiles {compiled}, and a step has one shape for all rows")
-    sampled = config.loss.next_item != "softmax"
-    return chosen == "touched" or (chosen == "auto" and sampled and num_items > _MANY_ITEMS and compiled == "chains")
+    worth_it = config.loss.next_item != "softmax" and num_items > _MANY_ITEMS and not has_gpu()
+    return chosen == "touched" or (chosen == "auto" and worth_it and compiled == "chains")
 
 
 def _choose_kernels(model: ELCRec, config: Config, strategy: _Strategy) -> None:

@@ -17,9 +17,8 @@ from types import FrameType
 from typing import IO
 
 from elcrec_tf import cli, train
-from elcrec_tf.config import resolve
 from elcrec_tf.errors import UserError
-from elcrec_tf.run_folder import RunFolder, default_folder, newest_folder
+from elcrec_tf.run_folder import RunFolder, default_folder, newest_folder, resolved
 
 _THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
 _GRACE_SECONDS = 20
@@ -62,7 +61,7 @@ def _commands(arguments: list[str]) -> tuple[RunFolder, list[str], list[str]]:
     elif parsed.resume:
         folder = newest_folder()
     else:
-        dataset = resolve(parsed.preset, parsed.config, cli.config_flags(parsed)).data.dataset
+        dataset = resolved(parsed.preset, parsed.config, cli.config_flags(parsed)).data.dataset
         folder = default_folder(Path(dataset).stem)
     if not parsed.resume:
         folder.check_new()
@@ -74,11 +73,16 @@ def _commands(arguments: list[str]) -> tuple[RunFolder, list[str], list[str]]:
 
 
 def _run(workers: int, arguments: Sequence[str]) -> int:
-    """Run the workers until they are done, or one fails. Returns 0, a failing worker's exit status, or minus the signal that killed one."""
+    """Run the workers until they are done, or one fails. Returns 0, a failing worker's exit status, or minus the signal that killed one.
+
+    Raises:
+        BrokenPipeError: when nobody reads what this process prints.
+    """
     addresses = _free_addresses(workers)
     team = [_start(index, addresses, arguments) for index in range(workers)]
+    unread = threading.Event()
     readers = [
-        threading.Thread(target=_pass_on, args=(f"worker {index}: ", source, target), daemon=True)
+        threading.Thread(target=_pass_on, args=(f"worker {index}: ", source, target, unread), daemon=True)
         for index, process in enumerate(team)
         for source, target in ((process.stdout, sys.stdout), (process.stderr, sys.stderr))
     ]
@@ -86,9 +90,11 @@ def _run(workers: int, arguments: Sequence[str]) -> int:
         reader.start()
     try:
         while True:
+            if unread.is_set():
+                raise BrokenPipeError
             ended = [status for process in team if (status := process.poll()) is not None]
             if any(ended):
-                return min(ended)  # a kill is the cause, what the others say of it a consequence
+                return min(status for status in ended if status)  # a kill is the cause, what the others say of it a consequence
             if len(ended) == workers:
                 return 0
             time.sleep(0.1)
@@ -125,14 +131,20 @@ def _start(index: int, addresses: Sequence[str], arguments: Sequence[str]) -> su
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        errors="replace",
         start_new_session=True,  # Ctrl-C is for this process, which ends the others
     )
 
 
-def _pass_on(prefix: str, source: IO[str], target: IO[str]) -> None:
+def _pass_on(prefix: str, source: IO[str], target: IO[str], unread: threading.Event) -> None:
+    """Pass lines on. Where nobody reads them any more that is told, and the lines are read all the same: the worker would wait for it."""
     for line in source:
-        target.write(prefix + line)
-        target.flush()
+        if not unread.is_set():
+            try:
+                target.write(prefix + line)
+                target.flush()
+            except OSError:
+                unread.set()
 
 
 def _stop(team: Sequence[subprocess.Popen[str]]) -> None:

@@ -39,6 +39,17 @@ def test_warmup_rises_linearly_and_a_constant_schedule_stays():
     assert [callback.factor(epoch) for epoch in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
 
 
+@pytest.mark.parametrize(("epochs", "warmup"), [(1, 0), (5, 4)])
+def test_a_single_epoch_of_a_schedule_is_its_last(epochs, warmup):
+    callback = ContrastiveLossCallback(epochs, probe(), warmup, schedule="linear", final=0.2, final_temperature=0.1)
+    assert callback.factor(epochs - 1) == pytest.approx(0.2)
+    model = tiny_model()
+    callback.set_model(model)
+    callback.on_train_begin()
+    callback.on_epoch_begin(epochs - 1)
+    assert float(model.temperature.value) == pytest.approx(0.1)
+
+
 def test_linear_and_cosine_schedules_end_at_the_final_factor():
     linear = ContrastiveLossCallback(5, probe(), schedule="linear", final=0.2)
     np.testing.assert_allclose([linear.factor(epoch) for epoch in range(5)], [1.0, 0.8, 0.6, 0.4, 0.2])

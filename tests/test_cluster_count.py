@@ -1,9 +1,12 @@
 """The number of intents, decided while training."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from elcrec_tf.cluster_count import revise
+from elcrec_tf.cluster_count import ClusterCount, revise
+from elcrec_tf.errors import UserError
 from elcrec_tf.intents import unit_rows
 
 GROUPS = 8
@@ -87,3 +90,11 @@ def test_few_users_decide_nothing_that_cannot_be_decided(rng, axes):
     change = revise(axes, around(rng, axes[:3], 2), most=8)
     assert len(change.centers) == 2
     assert change.added == 0
+
+
+def test_states_that_are_no_numbers_are_said_to_be(monkeypatch):
+    callback = ClusterCount(np.zeros((2, 3), np.int32))
+    callback.set_model(SimpleNamespace(cluster_centers=None))
+    callback._pooled = SimpleNamespace(predict=lambda *_, **__: {"pooled": np.array([[1.0, np.nan], [0.0, 1.0]])})
+    with pytest.raises(UserError, match="training diverged: the states are no finite numbers after epoch 3"):
+        callback.on_epoch_end(2)

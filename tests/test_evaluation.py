@@ -46,6 +46,14 @@ def test_ranker_equals_a_naive_ranking_whatever_the_batch_size(model, sequences,
         np.testing.assert_array_equal(result["intent"], intents)
 
 
+def test_a_share_without_users_has_no_ranks(model, sequences):
+    empty = ranking_batches(sequences, "test", 64, MAX_LENGTH).share(90, 91)
+    whole = Ranker(model).rank(ranking_batches(sequences, "test", 64, MAX_LENGTH))
+    assert {name: (values.shape, values.dtype) for name, values in Ranker(model).rank(empty).items()} == {
+        name: ((0,), values.dtype) for name, values in whole.items()
+    }
+
+
 def test_evaluation_is_the_metrics_of_these_ranks(model, sequences):
     ranks, _ = naive(model, sequences, "test")
     assert evaluate_model(model, sequences, "test", batch_size=5) == pytest.approx(ranking_metrics(np.array(ranks)))

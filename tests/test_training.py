@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from elcrec_tf import training
+from elcrec_tf.callbacks import RunRecorder
 from elcrec_tf.config import Config, SimulatorConfig
 from elcrec_tf.data.simulate import simulate
 from elcrec_tf.data.training_data import training_batches
@@ -143,6 +144,30 @@ def test_a_resumed_run_with_averaged_weights_and_a_memory_equals_an_uninterrupte
     history = np.int32([[0, 0, 3, 1]])
     np.testing.assert_allclose(after.scores(history), model.scores(history), rtol=1e-4, atol=1e-4)
     assert np.asarray(after.transition_memory.shares).any()
+    centers = np.asarray(model.cluster_centers.centers)
+    np.testing.assert_allclose(np.linalg.norm(centers, axis=1), 1, rtol=1e-5, err_msg="a mean of unit vectors is shorter")
+
+
+def test_xla_is_chosen_anew_for_the_machine_that_resumes(sequences, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    train_model(sequences, TINY.replace(epochs=1), folder)
+    path = folder.newest_checkpoint()[1]
+    model = load_keras(path)
+    model.compile(optimizer=model.optimizer, jit_compile=True)  # as on a GPU
+    model.save(path)
+    assert load_keras(path).jit_compile
+    assert not training._model_to_go_on_with(sequences, TINY, folder, None)[1].jit_compile
+
+
+def test_a_snapshot_is_written_before_the_checkpoint_that_ends_its_epoch(sequences, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    config = TINY.replace(snapshot_epochs=(1,), num_clusters="auto", most_clusters=8)
+    folder.create(config, sequences.catalog)
+    model = new_model(sequences, config)
+    recorder = RunRecorder(folder, "NDCG@20", 1)
+    names = [type(one).__name__ for one in training._callbacks(model, sequences, config, folder, recorder, None)]
+    assert names.index("Snapshots") < names.index("RunRecorder")
+    assert names.index("NanGuard") < names.index("ClusterCount") < names.index("Validation")
 
 
 def test_resuming_a_finished_run_trains_no_more(finished, sequences):
@@ -208,7 +233,20 @@ def test_settings_that_cannot_be_trained_use_up_no_folder(sequences, tmp_path):
         train_model(sequences, TINY.replace(centers_start="kmeans", num_clusters=64), folder)
     with pytest.raises(UserError, match="--intent-clustering em needs .* 60 users, 64 intents"):
         train_model(sequences, TINY.replace(intent_clustering="em", num_clusters=64), folder)
+    with pytest.raises(UserError, match="--item-updates touched needs --xla chains"):
+        train_model(sequences, TINY.replace(item_updates="touched"), folder)
+    with pytest.raises(UserError, match="--negatives official"):
+        train_model(sharded(sequences, tmp_path / "shards"), TINY.replace(next_item="bce", negatives="official"), folder)
     assert not folder.path.exists()
+
+
+def test_shards_without_a_question_are_refused_before_training(sequences, tmp_path):
+    shards = sharded(sequences, tmp_path / "shards")
+    for entry in shards.manifest["shards"]:
+        entry["test_users"] = 0
+    with pytest.raises(UserError, match="shards: no user has an event to hold out for test; prepare it with another split"):
+        train_model(shards, TINY, RunFolder(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_in_use_is_refused(finished, sequences):

@@ -110,7 +110,7 @@ def test_what_replicas_share(mirrored):
     # Both replicas hold half of the loss sum(i * row_i): a row's gradient is the whole i, at the replica that it came from.
     assert shares["gradient"] == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]
     assert shares["weight"] == [1 / 2, 3 / 2]  # counts 1 and 3, their mean is 2
-    assert shares["seed"] == [[3, 5], [3, 6]]
+    assert shares["seed"] == [[3, 5], [4, 5]]  # the second word counts the steps
 
 
 def test_one_device_shares_nothing():

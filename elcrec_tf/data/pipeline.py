@@ -11,7 +11,7 @@ from elcrec_tf.augment import random_view
 from elcrec_tf.config import Config
 from elcrec_tf.data.history import latest_items, prepare_history
 from elcrec_tf.data.item_similarity import similar_items
-from elcrec_tf.data.shard_stream import ranking_dataset, sampled_histories
+from elcrec_tf.data.shard_stream import MOST_CELLS, ranking_dataset, sampled_histories
 from elcrec_tf.data.shards import AnySequences, ShardedSequences, in_memory
 from elcrec_tf.data.splits import holdout_positions, training_ranges
 from elcrec_tf.padding import PADDING
@@ -21,11 +21,20 @@ from elcrec_tf.padding import PADDING
 class RankingData:
     """Batches of users to rank for. Row i of all batches, one after the other, belongs to user `users[i]`, -1 = an empty row.
 
-    Users of shards have no numbers: `users` is None, and a row is empty where its target is 0.
+    Users of shards have no numbers: `users` is None, and a row is empty where its target is 0. `rows` are then None, too, else how many
+    rows each batch has.
     """
 
     dataset: tf.data.Dataset
     users: np.ndarray | None
+    rows: np.ndarray | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no batch."""
+        if self.users is None:
+            return next(iter(self.dataset.take(1)), None) is None
+        return not len(self.users)
 
     def in_order(self, targets: np.ndarray, *columns: np.ndarray) -> list[np.ndarray]:
         """Columns of values, a value a row of the batches, without the empty rows and in the order of the users."""
@@ -38,10 +47,10 @@ class RankingData:
     def share(self, index: int, count: int) -> RankingData:
         """One of `count` shares: every `count`-th batch, from batch `index` on."""
         batches = self.dataset.shard(count, index)
-        if self.users is None:
+        if self.users is None or self.rows is None:
             return RankingData(batches, None)
-        by_batch = self.users.reshape(int(self.dataset.cardinality()), -1)
-        return RankingData(batches, by_batch[index::count].reshape(-1))
+        by_batch = np.split(self.users, np.cumsum(self.rows)[:-1])[index::count]
+        return RankingData(batches, np.concatenate([self.users[:0], *by_batch]), self.rows[index::count])
 
 
 def ranking_batches(sequences: AnySequences, split: str, batch_size: int, max_length: int) -> RankingData:
@@ -52,7 +61,7 @@ def ranking_batches(sequences: AnySequences, split: str, batch_size: int, max_le
     Args:
         sequences: all users.
         split: `"validation"` or `"test"`.
-        batch_size: users a batch; the last batch of a width is filled up with empty rows (target 0).
+        batch_size: users a batch, fewer where histories are very long; the last batch of a width is filled up with empty rows (target 0).
         max_length: most items of a history that the model sees.
     """
     if isinstance(sequences, ShardedSequences):
@@ -62,11 +71,12 @@ def ranking_batches(sequences: AnySequences, split: str, batch_size: int, max_le
     # Powers of two: few shapes, and never more than half of a batch is padding.
     widths = np.maximum(4, 2 ** np.ceil(np.log2(np.maximum(targets - windows[:, 0], 1))).astype(np.int64))
     items = tf.constant(sequences.items, tf.int32)
-    dataset, rows = None, []
+    dataset, in_batches, rows = None, [], []
     for width in np.unique(widths):
-        users = np.flatnonzero(widths == width)
-        users = np.concatenate([users, np.full(-len(users) % batch_size, -1)])
-        rows.append(users)
+        users, size = np.flatnonzero(widths == width), max(1, min(batch_size, MOST_CELLS // int(width)))
+        users = np.concatenate([users, np.full(-len(users) % size, -1)])
+        in_batches.append(users)
+        rows.append(np.full(len(users) // size, size))
 
         def make(batch: tf.Tensor, width: int = int(width)) -> dict[str, tf.Tensor]:
             seen = latest_items(items, batch, width)
@@ -74,11 +84,11 @@ def ranking_batches(sequences: AnySequences, split: str, batch_size: int, max_le
             return {"history": prepare_history(seen, max_length), "exclude": seen, "target": target}
 
         # User -1 picks the last row of the padded windows: an empty one.
-        batches = np.concatenate([windows, [[0, 0]]])[users].reshape(-1, batch_size, 2)
+        batches = np.concatenate([windows, [[0, 0]]])[users].reshape(-1, size, 2)
         part = tf.data.Dataset.from_tensor_slices(batches).map(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         dataset = part if dataset is None else dataset.concatenate(part)
     assert dataset is not None
-    return RankingData(dataset.prefetch(tf.data.AUTOTUNE), np.concatenate(rows))
+    return RankingData(dataset.prefetch(tf.data.AUTOTUNE), np.concatenate(in_batches), np.concatenate(rows))
 
 
 def histories(

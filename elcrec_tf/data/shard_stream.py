@@ -11,7 +11,8 @@ from elcrec_tf.padding import PADDING
 
 _OPEN_FILES = 4  # few, so that the order of the files decides who shares a block
 _BUFFER_BYTES = 1 << 18
-_CELLS = 1 << 22  # of the widest batch of whole histories
+MOST_CELLS = 1 << 22
+"""Of a batch of whole histories."""
 _POSITIONS = {"training": 0, "validation": 1, "test": 2}
 
 
@@ -89,7 +90,7 @@ def ranking_dataset(shards: ShardedSequences, split: str, batch_size: int, max_l
     Users wait in one batch a width (powers of two) until it is full. A batch of long histories has fewer users, which bounds its memory.
     """
     widths = 2 ** np.arange(2, max(int(np.ceil(np.log2(max(shards.longest, 1)))), 2) + 1)
-    sizes = [max(1, min(batch_size, _CELLS // width)) for width in widths.tolist()]
+    sizes = [max(1, min(batch_size, MOST_CELLS // width)) for width in widths.tolist()]
     which = _POSITIONS[split]
 
     def question(user: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

@@ -143,6 +143,7 @@ def _descends(run: RunFolder, ancestor: RunFolder) -> bool:
         origin = run.warm_start()
         if origin is None:
             return False
-        # Older runs say only how the other one was named, which holds in the folder where that was.
-        run = RunFolder(path / origin["place"] if "place" in origin else origin["run"])
+        # How it was named holds in the folder where that was; its place as seen from this run holds until one of them is moved.
+        beside = RunFolder(path / origin["place"]) if "place" in origin else None
+        run = beside if beside and beside.exists else RunFolder(origin["run"])
     return False

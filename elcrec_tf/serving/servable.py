@@ -47,7 +47,6 @@ class Servable:
         version: its number.
         options: how requests are joined; each is answered by itself if None.
         most_rows: most rows of a call of a request that is answered by itself; one with more rows takes several.
-        max_rows: most rows of a request; any number if None.
 
     Attributes:
         version: its number.
@@ -57,15 +56,14 @@ class Servable:
         Exception: whatever TensorFlow raises for a SavedModel that is broken.
     """
 
-    def __init__(self, folder: Path, version: int, options: BatchOptions | None, most_rows: int, max_rows: int | None = None) -> None:
+    def __init__(self, folder: Path, version: int, options: BatchOptions | None, most_rows: int) -> None:
         self.version = version
         self.metadata = _signature_defs(folder)
         self._loaded = tf.saved_model.load(str(folder))  # holds the variables that the signatures read
         self._slot = SLOTS.take()
         try:
             self._signatures = {
-                name: Signature(function, options, most_rows, f"{self._slot}/{name}", max_rows)
-                for name, function in self._loaded.signatures.items()
+                name: Signature(function, options, most_rows, f"{self._slot}/{name}") for name, function in self._loaded.signatures.items()
             }
             for request in read_warmup(folder):
                 name = request.model_spec.signature_name or DEFAULT_SIGNATURE
@@ -104,16 +102,14 @@ class Signature:
         options: how requests are joined; each is answered by itself if None, and where an input or output has no batch dimension.
         most_rows: most rows of one call for a request that is answered by itself.
         queue: first part of the names of its queues.
-        max_rows: most rows of a request; any number if None.
     """
 
-    def __init__(self, function: Any, options: BatchOptions | None, most_rows: int, queue: str, max_rows: int | None = None) -> None:
+    def __init__(self, function: Any, options: BatchOptions | None, most_rows: int, queue: str) -> None:
         self._function = function
         self._inputs, self._outputs = sorted_specs(function)
         self._has_rows = can_batch(function)
         self._options = options if self._has_rows else None
         self._most_rows = most_rows
-        self._max_rows = max_rows
         self._queue = queue
         self._padded = {name: padded_axes(spec) for name, spec in self._inputs.items()} if self._options else {}
         self._widths = output_widths(function) if self._options else {}
@@ -136,11 +132,12 @@ class Signature:
             raise invalid(f"duplicate output tensor alias: {', '.join(output_filter)}")
         return output_filter
 
-    def answer(self, tensors: Mapping[str, wire.Tensor]) -> tuple[dict[str, bytes], int]:
+    def answer(self, tensors: Mapping[str, wire.Tensor], max_rows: int | None = None) -> tuple[dict[str, bytes], int]:
         """Answer one request.
 
         Args:
             tensors: the inputs by name.
+            max_rows: most rows that the inputs may have; any number if None.
 
         Returns:
             All outputs by name, each a serialized `wire.Tensor`, and how many rows the batch had that answered them (0 where there is
@@ -151,6 +148,8 @@ class Signature:
         """
         values = self._checked(tensors)
         rows = next(iter(values.values())).shape[0] if self._has_rows else 0
+        if max_rows is not None and rows > max_rows:
+            raise invalid(f"a request should have at most {max_rows} rows (--max-rows of the server). Received: {rows}")
         try:
             if rows and self._options and (answered := self._answer_batched(tensors, values)):
                 return answered
@@ -208,9 +207,6 @@ class Signature:
         if self._has_rows and len({array.shape[0] for array in values.values()}) > 1:
             rows = ", ".join(f"{name} {array.shape[0]}" for name, array in values.items())
             raise invalid(f"the inputs should have the same number of rows. Received: {rows}")
-        count = next(iter(values.values())).shape[0] if self._has_rows else 0
-        if self._max_rows is not None and count > self._max_rows:
-            raise invalid(f"a request should have at most {self._max_rows} rows (--max-rows of the server). Received: {count}")
         return values
 
     def _array(self, name: str, tensor: wire.Tensor) -> np.ndarray:

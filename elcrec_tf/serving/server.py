@@ -78,7 +78,7 @@ class LocalServer:
         credentials = server_credentials(options)
         self._server = grpc.server(
             self._pool,
-            handlers=Service(self.versions, self.metrics).handlers(),
+            handlers=Service(self.versions, self.metrics, options.max_rows).handlers(),
             interceptors=() if token is None else (TokenCheck(token),),
             options=_channel_options(options),
             maximum_concurrent_rpcs=options.max_concurrent + options.max_queued,
@@ -162,7 +162,7 @@ class _CountingPool(ThreadPoolExecutor):
 
 def _loader(options: ServerOptions) -> Callable[[Path, int], Servable]:
     batching = BatchOptions(options.max_batch_size, options.batch_timeout_ms, options.num_batch_threads) if options.batching else None
-    return partial(Servable, options=batching, most_rows=options.max_batch_size, max_rows=options.max_rows)
+    return partial(Servable, options=batching, most_rows=options.max_batch_size)
 
 
 def _channel_options(options: ServerOptions) -> list[tuple[str, int]]:

@@ -29,11 +29,13 @@ class Service:
     Args:
         versions: what answers.
         metrics: counts requests.
+        max_rows: most rows of a request.
     """
 
-    def __init__(self, versions: Versions, metrics: ServerMetrics) -> None:
+    def __init__(self, versions: Versions, metrics: ServerMetrics, max_rows: int) -> None:
         self._versions = versions
         self._metrics = metrics
+        self._max_rows = max_rows
 
     def handlers(self) -> list[Any]:
         """gRPC's handlers of the two services."""
@@ -59,7 +61,7 @@ class Service:
                     signature = name  # only names that exist: each makes a series of the metrics
                 # No variable holds the signature: it would keep a released version in memory until the request ends.
                 wanted = servable.signature(name).chosen(request.output_filter)
-                outputs, batch_rows = servable.signature(name).answer(request.inputs)
+                outputs, batch_rows = servable.signature(name).answer(request.inputs, self._max_rows)
                 version = servable.version
             if batch_rows:
                 self._metrics.batch_rows.observe(batch_rows)

@@ -12,20 +12,23 @@ from elcrec_tf.serving.layout import ALLOWED_BATCH_SIZES, SERVING_FILES
 
 MODELS_CONFIG = "models.config"
 _STABLE = re.compile(r'key:\s*"stable"\s+value:\s*(\d+)')
+_LISTED = re.compile(r"versions:\s*(\d+)")
 
 
 def stable_version(directory: Path, versions: Collection[int]) -> int:
-    """The version labelled stable: what models.config says, as long as that version is there, else the oldest.
+    """The version labelled stable: what models.config says, as long as that version is there. Else the newest that models.config lists,
+    which is loaded where it is served; else the oldest.
 
     Args:
         directory: the model's folder.
         versions: those that are there, at least one.
     """
     try:
-        found = _STABLE.search((directory / SERVING_FILES / MODELS_CONFIG).read_text(encoding="utf-8"))
+        text = (directory / SERVING_FILES / MODELS_CONFIG).read_text(encoding="utf-8")
     except OSError:
-        found = None
-    return int(found.group(1)) if found and int(found.group(1)) in versions else min(versions)
+        text = ""
+    labelled, listed = ({int(number) for number in pattern.findall(text)} & {*versions} for pattern in (_STABLE, _LISTED))
+    return max(labelled or listed or {min(versions)})
 
 
 def write_serving_files(directory: Path, versions: Collection[int]) -> None:
@@ -58,7 +61,8 @@ def _models_config(name: str, versions: Collection[int], stable: int) -> str:
     lines = [
         "# Made by each export: requests without a version get the newest one, those with the label stable get that one.",
         '# To promote the newest, write its number behind "stable".',
-        "# TensorFlow Serving reads this again by itself (--model_config_file_poll_wait_seconds).",
+        "# TensorFlow Serving reads this again by itself (--model_config_file_poll_wait_seconds); to start with a label it needs",
+        "# --allow_version_labels_for_unavailable_models=true, which a docker-compose.yml of an older elcrec_tf lacks.",
         "model_config_list {",
         "  config {",
         f'    name: "{name}"',

@@ -65,6 +65,7 @@ class Versions:
         self._reported: set[str] = set()
         self._waits = True
         self._loads = True
+        self._left_requests = False  # whether a version was released while it had some
         self._changed = threading.Condition()
 
     @property
@@ -138,6 +139,8 @@ class Versions:
         self._refused = {number: files for number, files in self._refused.items() if number in found and files == _files(found[number])}
         while self._loads and (missing := [number for number in self._wanted(found) if number not in self._serving]):
             self._load(missing[0], found[missing[0]])
+        if not self._loads:
+            return
         wanted = self._wanted(found)
         kept = [number for number in self._serving if number in wanted]
         for number in sorted(self._serving.keys() - set(kept)):
@@ -159,8 +162,11 @@ class Versions:
             self._changed.notify_all()
 
     def release_all(self) -> bool:
-        """Release every version, when no request can come any more. Returns whether all requests have ended."""
-        return all([self._release(number) for number in self.available])
+        """Release every version, when no request can come any more. Returns whether all requests have ended, those of versions that were
+        released before among them."""
+        for number in self.available:
+            self._release(number)
+        return not self._left_requests
 
     def _wanted(self, found: Mapping[int, Path]) -> list[int]:
         """The versions to be served: the newest good ones, and those with labels. Newest first."""
@@ -183,19 +189,19 @@ class Versions:
         self._set_state(number, State.AVAILABLE)
         self._serve({**self._serving, number: _Held(servable)})
 
-    def _release(self, number: int) -> bool:
-        """Take a version out, wait for its requests, and free its memory. False where a request went on all the same."""
+    def _release(self, number: int) -> None:
+        """Take a version out, wait for its requests, and free its memory, unless a request goes on all the same."""
         held = self._serving[number]
         self._set_state(number, State.UNLOADING)
         self._serve({other: one for other, one in self._serving.items() if other != number})
         with self._changed:
             self._changed.wait_for(lambda: not (held.in_flight and self._waits))
             if held.in_flight:
-                return False
+                self._left_requests = True
+                return
         held.servable.close()
         gc.collect()  # a loaded SavedModel refers to itself
         self._set_state(number, State.END)
-        return True
 
     def _serve(self, serving: dict[int, _Held]) -> None:
         """From now on these versions answer."""

@@ -59,7 +59,7 @@ async def _load(spec: Mapping[str, Any]) -> dict[str, Any]:
                 await asyncio.sleep(0.01)
             else:
                 ended = time.time()
-                if ended >= began:
+                if began <= ended < until:
                     calls.append((ended, 1000 * (time.perf_counter() - start)))
             place += clients
 

@@ -20,7 +20,7 @@ from typing import Any
 from elcrec_tf.config_fields import Group, field
 from elcrec_tf.data.sequences import Sequences
 from elcrec_tf.errors import UserError
-from elcrec_tf.files import write_json, write_text
+from elcrec_tf.files import expanded, write_json, write_text
 from pipelines.benchmark.flags import PEER_ENVIRONMENT
 
 # PyPI's torch for Linux brings CUDA along; pip's own settings (PIP_INDEX_URL, PIP_FIND_LINKS) can name a source of CPU builds.
@@ -73,7 +73,7 @@ def make_environment(
     Raises:
         UserError: when the folder holds something else, or when it cannot be made; with the last lines of pip's output.
     """
-    folder = Path(folder).expanduser().absolute()
+    folder = expanded(folder).absolute()
     marker, wanted = folder / MARKER, "\n".join(REQUIREMENTS) + "\n"
     own = _python_of(folder)
     if own.exists() and marker.exists() and marker.read_text(encoding="utf-8") == wanted:

@@ -61,13 +61,15 @@ def main(argv: list[str]) -> int:
     check_plots()
     console = cli.console()
     folder, sizes = Path(options.output_dir), sorted(options.events)
+    kill_at = options.kill_at or sizes[0]
+    if kill_at not in sizes:
+        raise UserError(f"--kill-at should be one of --events, {', '.join(map(str, sizes))}. Received: {kill_at}")
     settings = {"master": options.master, "memory": options.memory, "partitions": options.partitions}
     journal = Journal(folder / "rows.jsonl", settings, options.resume)
     scratch = Path(options.scratch)
     for events in sizes:
         console.print(f"preparing {events:,} events")
         journal.measure(f"{events}", functools.partial(_measure, options, scratch, events))
-    kill_at = options.kill_at or sizes[0]
     for victim in ("executor", "driver"):
         console.print(f"preparing {kill_at:,} events, and killing the {victim} midway")
         seconds = journal.rows[f"{kill_at}"]["seconds"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import uuid
@@ -10,28 +11,44 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from elcrec_tf.data.shards import is_prepared
+from elcrec_tf.data.shards import FORMAT, MANIFEST, is_prepared
 from elcrec_tf.errors import UserError
+
+_OLD = "-old"
 
 
 def check_output(output: Path, overwrite: bool) -> None:
     """Raise `UserError` where a data set cannot be written to `output`."""
     if not output.exists():
         return
-    if not output.is_dir() or (any(output.iterdir()) and not is_prepared(output)):
+    if not output.is_dir() or (any(output.iterdir()) and not is_prepared(output)) or _has_foreign_manifest(output):
         raise UserError(f"{output}: is there and holds no prepared data set; choose another --output")
     if is_prepared(output) and not overwrite:
         raise UserError(f"{output}: holds a prepared data set already; replace it with --overwrite, or choose another --output")
 
 
+def _has_foreign_manifest(output: Path) -> bool:
+    """Whether there is a manifest of something else: other programs call theirs so, too."""
+    try:
+        manifest = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none, or a broken one
+        return False
+    return not (isinstance(manifest, dict) and str(manifest.get("format")).startswith(FORMAT.partition(" ")[0]))
+
+
 @contextmanager
-def partial_folder(output: Path) -> Iterator[Path]:
+def partial_folder(output: Path, overwrite: bool) -> Iterator[Path]:
     """A folder beside `output`, which becomes `output` on success and is removed on failure.
 
-    What killed runs left is removed first: a run holds a lock on its folder, and the lock goes with its process.
+    What killed runs left is removed first: a run holds a lock on its folder, and the lock goes with its process. A data set that one of
+    them had moved aside, and put nothing in its place, is put back.
+
+    Raises:
+        UserError: when another run has written `output` meanwhile, unless `overwrite`.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     pattern = f".{output.name}.partial-"
+    _put_back(output, pattern)
     for left in output.parent.glob(f"{pattern}*"):
         with _locked(left) as free:
             if free:
@@ -43,13 +60,24 @@ def partial_folder(output: Path) -> Iterator[Path]:
             yield partial
             for left in partial.glob(".*"):  # sets that were needed on the way, and files of tasks that were killed while they wrote
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
+            check_output(output, overwrite)
             _replace(partial, output)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
 
+def _put_back(output: Path, pattern: str) -> None:
+    for old in output.parent.glob(f"{pattern}*{_OLD}"):
+        partial = old.with_name(old.name.removesuffix(_OLD))
+        if output.exists() or not partial.exists():  # that run was killed while it removed the old one
+            continue
+        with _locked(partial) as free:
+            if free:
+                os.replace(old, output)
+
+
 def _replace(partial: Path, output: Path) -> None:
-    old = partial.with_name(f"{partial.name}-old")
+    old = partial.with_name(f"{partial.name}{_OLD}")
     if output.exists():
         os.replace(output, old)
     os.replace(partial, output)

@@ -35,7 +35,7 @@ def prepare(spark: SparkSession, options: PrepareOptions, console: Console) -> d
     output = Path(options.output).absolute()
     check_output(output, options.overwrite)
     earlier = _earlier_catalog(options.catalog)
-    with partial_folder(output) as folder:
+    with partial_folder(output, options.overwrite) as folder:
         rows = steps.read_rows(spark, options)
         form = steps.time_form(rows)
         part = steps.parts(form, options)

@@ -23,6 +23,7 @@ whole number stands in `fraction`."""
 
 _EXACT_BELOW = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^0[xX][0-9a-fA-F]+$"
+_WHOLE_NUMBER = r"^[+-]?\d+$|^0[xX]"
 _ZONED = r"[T ]\d\d.*([Zz]|[+-]\d\d:?(\d\d)?)$"
 _MALFORMED = "malformed row"
 
@@ -103,10 +104,13 @@ def _ids(column: pa.Array) -> pa.Array:
 def _times(column: pa.Array) -> tuple[pa.Array, pa.Array, pa.Array]:
     """(kind, whole, fraction) of times; all null where there is none."""
     found: dict[int, pa.Array] = {}
+    column = _plain(column)
+    if pa.types.is_date(column.type):
+        column = column.cast(pa.date32()).cast(pa.timestamp("us"))
     if pa.types.is_timestamp(column.type):
-        found[ZONED_US if column.type.tz else NAIVE_US] = column.cast(pa.int64())
-    elif pa.types.is_date(column.type):
-        found[WHOLE] = column.cast(pa.int32()).cast(pa.int64())
+        zone, is_nano = column.type.tz, column.type.unit == "ns"
+        kind = (ZONED_NS if is_nano else ZONED_US) if zone else (NAIVE_NS if is_nano else NAIVE_US)
+        found[kind] = (column if is_nano else _cast_or_null(column, pa.timestamp("us", zone))).cast(pa.int64())
     elif pa.types.is_string(column.type) or pa.types.is_binary(column.type):
         text = pc.utf8_trim_whitespace(_cast_or_null(column, pa.string()))
         number, zoned = (pc.fill_null(pc.match_substring_regex(text, pattern), False) for pattern in (_NUMBER, _ZONED))
@@ -123,11 +127,22 @@ def _times(column: pa.Array) -> tuple[pa.Array, pa.Array, pa.Array]:
     return pc.coalesce(*kinds), pc.coalesce(*found.values()), fraction
 
 
+def _plain(column: pa.Array) -> pa.Array:
+    """Without what a file may have to store a column in less space."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    return column.cast(pa.string()) if pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type) else column
+
+
 def _numbers(column: pa.Array) -> dict[int, pa.Array]:
     """Whole numbers of 64 bits, and the finite fractions among the others; text of so many digits that a float loses some is no number."""
-    whole = _cast_or_null(column, pa.int64())
+    text, candidates = pa.types.is_string(column.type), column
+    if text:
+        candidates = _where(pc.match_substring_regex(column, _WHOLE_NUMBER), column)
+    elif pa.types.is_floating(column.type):
+        candidates = _where(pc.equal(pc.floor(column), column), column)
+    whole = _cast_or_null(candidates, pa.int64())
     fraction = _cast_or_null(_where(pc.is_null(whole), column), pa.float64())
-    text = pa.types.is_string(column.type)
     kept = pc.less(pc.abs(fraction), 2.0**53) if text else pc.is_finite(fraction)
     return {WHOLE: whole, FRACTION: _where(kept, fraction)}
 

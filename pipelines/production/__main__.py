@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from elcrec_tf import cli
 from elcrec_tf.config import Config, DataConfig, resolve
+from elcrec_tf.files import read_json_object
 from elcrec_tf.run_folder import RunFolder
 from pipelines.lock import FolderInUse, locked
 from pipelines.production.flags import COLUMNS, PREPARED, PROGRAM, limits_of, make_parser
@@ -95,18 +96,19 @@ def _do(job: Job, console: Console) -> int:
 
 def _run_of(arguments: argparse.Namespace, work: WorkFolder) -> tuple[Run, list[Path]]:
     """The newest run if it is of the same logs, else a new one; and the logs."""
+    work.check_model(arguments.model)
     files = input_files(arguments.input)
     inputs = fingerprints(files)
     runs = work.runs()
     if runs and runs[-1].state["inputs"] == inputs and not arguments.new_run:
         return runs[-1], files
-    return work.new(inputs), files
+    return work.new(inputs, arguments.model), files
 
 
 def _job(arguments: argparse.Namespace, work: WorkFolder, run: Run, files: list[Path]) -> Job:
     flags = cli.config_flags(arguments)
     model = arguments.model
-    given = DataConfig(**{"repeated_rows": "drop", **{name: flags.pop(name) for name in PREPARED if name in flags}})
+    given = _prepared(arguments, flags)
     preparation = Preparation(
         source=arguments.input,
         form=log_format(files, arguments.log_format),
@@ -133,6 +135,17 @@ def _job(arguments: argparse.Namespace, work: WorkFolder, run: Run, files: list[
         top_k=arguments.top_k,
         keep=arguments.keep,
     )
+
+
+def _prepared(arguments: argparse.Namespace, flags: dict[str, Any]) -> DataConfig:
+    """What the preparation is told by flags, which are taken out of `flags`, else by the file of --config; repeated rows are dropped
+    unless one of them says otherwise."""
+    told = {"repeated_rows": "drop"}
+    if arguments.config:
+        data = resolve(file=arguments.config).data
+        in_file = read_json_object(arguments.config, "groups, as a run's config.json does").get("data", {})
+        told |= {name: getattr(data, name) for name in PREPARED if name in in_file}
+    return DataConfig(**{**told, **{name: flags.pop(name) for name in PREPARED if name in flags}})
 
 
 def _config(arguments: argparse.Namespace, flags: dict[str, Any], last: Run | None) -> Config:

@@ -79,10 +79,11 @@ def compare(model: ELCRec, export: Recommender, serving: Recommender | None, que
     """
     k = min(ANSWERS, *(one.top_k for one in (export, serving) if one))
     new = served_ranks(export, questions, k)
+    popular = popular_ranks(export.catalog, questions)
     found: dict[str, Any] = {
         "users": len(questions.targets),
         "new": ranking_metrics(new),
-        "popularity": ranking_metrics(popular_ranks(export.catalog, questions)),
+        "popularity": ranking_metrics(np.where(popular < k, popular, np.inf)),  # as far down as the models answer
         "serving": None,
         "parity": parity(model, export, questions.first(_PARITY_USERS), k),
     }

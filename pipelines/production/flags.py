@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 from pathlib import Path
 
 from elcrec_tf import cli
@@ -71,7 +72,7 @@ def _add_gate(parser: argparse.ArgumentParser) -> None:
     def add(name: str, text: str) -> None:
         value = getattr(limits, name)
         shown = "none" if value is None else value
-        section.add_argument(f"--{name.replace('_', '-')}", type=float, default=value, metavar="X", help=f"{text} (default: {shown})")
+        section.add_argument(f"--{name.replace('_', '-')}", type=_finite, default=value, metavar="X", help=f"{text} (default: {shown})")
 
     add("max_drop", "largest relative fall of the validation metric (--monitor) against the serving model, on the same new data")
     add("min_metric", "lowest validation metric")
@@ -88,6 +89,16 @@ def _add_gate(parser: argparse.ArgumentParser) -> None:
 
 def limits_of(arguments: argparse.Namespace) -> Limits:
     return Limits(**{one.name: getattr(arguments, one.name) for one in dataclasses.fields(Limits)})
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"should be a finite number (a large one allows everything). Received: {text}")
+    return value
+
+
+_finite.__name__ = "float"  # argparse names it where the text is no number
 
 
 def _positive(text: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 from collections import Counter
@@ -93,33 +94,60 @@ def _csv(path: Path, columns: tuple[str, str, str]) -> Iterator[pa.RecordBatch]:
     bad: list[str] = []
 
     def skip(row: Any) -> str:
-        bad.append(row.text or "")
+        bad.append(_restored(row.text or "", encoding))
         return "skip"
 
     try:
+        if not path.stat().st_size:
+            return
         _, header = next(csv_records(path), (1, []))
         _check_columns(path, header, columns)
+        # Arrow shows a malformed row as text, and fails where that is no UTF-8. As Latin-1 every byte is a letter (see `_restored`).
+        encoding = "utf-8" if _is_utf8(path) else "latin-1"
+        names = columns if encoding == "utf-8" else [_as_latin_1(path, name, first=name == header[0]) for name in columns]
         table = pyarrow.csv.read_csv(
             path,
-            read_options=pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES),
+            read_options=pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES, encoding=encoding),
             parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip),
             # Bytes first: a value that is not UTF-8 costs its row, not the file.
-            convert_options=pyarrow.csv.ConvertOptions(include_columns=list(columns), column_types=dict.fromkeys(columns, pa.binary())),
+            convert_options=pyarrow.csv.ConvertOptions(include_columns=list(names), column_types=dict.fromkeys(names, pa.binary())),
         )
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: is not a readable CSV file ({_first_line(error)})") from None
     for batch in table.to_batches(_BATCH):
-        yield _cleaned(path, [_text(column) for column in batch.columns], None)
+        yield _cleaned(path, [_text(column, encoding) for column in batch.columns], None)
     if bad:
         yield _cleaned(path, [pa.nulls(len(bad), pa.string())] * 3, bad)
 
 
-def _text(column: pa.Array) -> pa.Array:
-    """Bytes as text; what is not UTF-8 gets U+FFFD, which no id may have."""
-    try:
+def _text(column: pa.Array, encoding: str) -> pa.Array:
+    """Bytes as text; what was not UTF-8 in the file gets U+FFFD, which no id may have."""
+    if encoding == "utf-8":
         return column.cast(pa.string())
-    except pa.ArrowInvalid:
-        return pa.array([value and value.decode(errors="replace") for value in column.to_pylist()], pa.string())
+    return pa.array([value and _restored(value.decode(), encoding) for value in column.to_pylist()], pa.string())
+
+
+def _restored(text: str, encoding: str) -> str:
+    return text if encoding == "utf-8" else text.encode(encoding).decode(errors="replace")
+
+
+def _as_latin_1(path: Path, name: str, first: bool) -> str:
+    """A column's name as it stands in a file that is read as Latin-1."""
+    with path.open("rb") as file:
+        mark = codecs.BOM_UTF8 if first and file.read(3) == codecs.BOM_UTF8 else b""
+    return (mark + name.encode()).decode("latin-1")
+
+
+def _is_utf8(path: Path) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                decoder.decode(block)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _parquet(path: Path, columns: tuple[str, str, str]) -> Iterator[pa.RecordBatch]:
@@ -134,7 +162,7 @@ def _parquet(path: Path, columns: tuple[str, str, str]) -> Iterator[pa.RecordBat
 
 def _jsonl(path: Path, columns: tuple[str, str, str]) -> Iterator[pa.RecordBatch]:
     try:
-        lines = [line for line in path.read_bytes().splitlines() if line.strip()]
+        lines = [line for line in path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines() if line.strip()]
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     for start in range(0, len(lines), _BATCH):

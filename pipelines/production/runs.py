@@ -13,6 +13,7 @@ run-0001/
 
 from __future__ import annotations
 
+import os
 import re
 import time
 import uuid
@@ -94,11 +95,28 @@ class WorkFolder:
         """A run by its folder's name. Raises `UserError` where it is gone."""
         return Run(self.path / name, _read_state(self.path / name / STATE))
 
-    def new(self, inputs: Sequence[Mapping[str, Any]]) -> Run:
-        """A new run, which has written nothing yet."""
+    def check_model(self, model: Path) -> None:
+        """Raise `UserError` where the newest run is for another model: its runs would count as this one's."""
+        runs = self.runs()
+        theirs = runs[-1].state.get("model") if runs else None  # older runs do not say
+        if theirs is not None and theirs != self.place_of(model):
+            raise UserError(f"{self.path}: its runs are for {self.path / theirs}, not for {model}; give another --work-dir")
+
+    def place_of(self, model: Path) -> str:
+        """Where a model's folder lies as seen from the work folder, so that both can be moved together."""
+        return os.path.relpath(model.resolve(), self.path.resolve())
+
+    def new(self, inputs: Sequence[Mapping[str, Any]], model: Path) -> Run:
+        """A new run for a model, which has written nothing yet."""
         last = max((int(path.name.removeprefix("run-")) for path in self._folders()), default=0)
         published = [run.path.name for run in self.runs() if run.published]
-        state = {"id": uuid.uuid4().hex, "created": now(), "inputs": list(inputs), "parent": published[-1] if published else None}
+        state = {
+            "id": uuid.uuid4().hex,
+            "created": now(),
+            "model": self.place_of(model),
+            "inputs": list(inputs),
+            "parent": published[-1] if published else None,
+        }
         return Run(self.path / f"run-{last + 1:04d}", {**state, "steps": {}, "outcome": None})
 
     def _folders(self) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from elcrec_tf.config import Config
@@ -23,17 +23,19 @@ _SHOWN = "NDCG@20"
 
 def variants(scene: Scene) -> list[Variant]:
     return [
-        Variant(one.subject, one.recipe, view, one.config.replace(**fields_of(view, one.config)))
+        Variant(one.subject, one.recipe, view, one.config.replace(**fields_of(view, one.config, scene.fields)))
         for one in scene.plain()
         for view in scene.options.views
     ]
 
 
-def fields_of(view: str, recipe: Config) -> dict[str, Any]:
-    """The fields of the configuration that a view stands for; a recipe without contrastive losses gets them, else nothing has views."""
+def fields_of(view: str, recipe: Config, given: Collection[str] = ()) -> dict[str, Any]:
+    """The fields of the configuration that a view stands for. A recipe without contrastive losses gets them, as nothing else looks at
+    views; but a weight that was `given` as a flag stays."""
     if view == "none":
         return _NO_VIEWS
-    weights = {} if recipe.loss.sequence_weight or recipe.loss.intent_weight else CONTRAST
+    has_none = not (recipe.loss.sequence_weight or recipe.loss.intent_weight)
+    weights = {name: weight for name, weight in CONTRAST.items() if has_none and name not in given}
     return {"augmentations": _RANDOM if view == "random" else (view,), **weights}
 
 

@@ -29,7 +29,7 @@ def runs_against(scene: Scene) -> list[tuple[Path, Subject]]:
             names = ", ".join(one.name for one in scene.subjects)
             raise UserError(f"{run_dir}: was made on other data than {names}; a paired test needs the same users")
         name = _name(folder.path)
-        if name in scene.options.recipes or any(_name(path) == name for path, _ in found):
+        if name in scene.options.recipes or any(_name(path) == name and other is subject for path, other in found):
             raise UserError(f"--against {run_dir}: the table has a {name!r} already; rename the folder, or give a link to it")
         found.append((folder.path, subject))
     return found

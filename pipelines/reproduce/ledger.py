@@ -43,9 +43,8 @@ class Ledger:
         """Read what other processes have added."""
         self.rows: list[Row] = []
         self._by_key: dict[Hashable, Row] = {}
-        # A byte that is no UTF-8 makes its line no row, which is told below.
-        text = self.rows_file.read_text(encoding="utf-8", errors="replace") if self.rows_file.is_file() else ""
-        for number, line in enumerate(text.splitlines(), 1):
+        lines = self.rows_file.read_bytes().splitlines() if self.rows_file.is_file() else []
+        for number, line in enumerate(lines, 1):
             try:
                 row = json.loads(line)
                 key = _key(row)

@@ -43,16 +43,18 @@ def run_missing(scene: Scene, variants: Sequence[Variant], console: Console) -> 
         scene.ledger.reload()  # another process may have made it meanwhile
         if scene.ledger.find(job) is not None:
             continue
+        console.print(f"run {number} of {len(jobs)}: {job.dataset}, {job.recipe}, {job.variant}, seed {job.seed}", soft_wrap=True)
         if job.training.id in untrained:
+            console.print(f"left out: the training of {job.training.id} has failed", soft_wrap=True)
             failed.append(job.id)
             continue
-        console.print(f"run {number} of {len(jobs)}: {job.dataset}, {job.recipe}, {job.variant}, seed {job.seed}", soft_wrap=True)
         try:
             process.train(job, runs_dir, scene.ledger.folder)
         except UserError as error:
             console.print(f"failed: {error}", soft_wrap=True)
             failed.append(job.id)
-            untrained.add(job.training.id)
+            if not _is_trained(job, scene):
+                untrained.add(job.training.id)
     scene.ledger.reload()
     return failed
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,7 @@ def _test_ranks(model: ELCRec, sequences: Sequences, config: Config, noise: floa
     """Ranks of the test targets. Whatever is done to the histories, what is excluded stays the true one: the task is the same."""
     import tensorflow as tf
 
-    from elcrec_tf.data.pipeline import RankingData, ranking_batches
+    from elcrec_tf.data.pipeline import ranking_batches
     from elcrec_tf.evaluation import Ranker
 
     size, length = config.train.eval_batch_size, seen or model.encoder.max_length
@@ -87,7 +88,7 @@ def _test_ranks(model: ELCRec, sequences: Sequences, config: Config, noise: floa
     if noise:
         noisy = ranking_batches(with_noise(sequences, noise, config.train.seed), "test", size, length)
         pairs = tf.data.Dataset.zip((data.dataset, noisy.dataset))
-        data = RankingData(pairs.map(lambda true, seen: {**true, "history": seen["history"]}), data.users)
+        data = replace(data, dataset=pairs.map(lambda true, seen: {**true, "history": seen["history"]}))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "You are using a softmax over axis")  # Keras warns where the model sees a single item
         return Ranker(model).rank(data)["rank"]

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from elcrec_tf.data import pipeline
 from elcrec_tf.data.pipeline import histories, probe_views, ranking_batches
 from tests.toy import random_sequences, toy_config
 
@@ -36,14 +37,18 @@ def test_ranking_batches_cover_every_user_once(split, back, batch_size):
         assert len(exclude) == 4 or len(exclude) < 2 * len(seen)  # a long history does not widen all
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_shares_of_ranking_batches_are_all_batches_once(count):
+@pytest.mark.parametrize("count", [1, 2, 3, 40])
+def test_shares_of_ranking_batches_are_all_batches_once(count, monkeypatch):
+    monkeypatch.setattr(pipeline, "MOST_CELLS", 16)  # wide batches have fewer rows
     sequences = random_sequences(num_users=30)
     whole = ranking_batches(sequences, "test", 4, max_length=8)
+    assert set(whole.rows) >= {2, 4} and sum(whole.rows) == len(whole.users)
+    assert all(batch["exclude"].size <= 16 for batch in whole.dataset.as_numpy_iterator())
     shares = [whole.share(index, count) for index in range(count)]
+    assert [share.empty for share in shares] == [index >= len(whole.rows) for index in range(count)]
     assert sorted(np.concatenate([share.users for share in shares]).tolist()) == sorted(whole.users.tolist())
     for share in shares:
-        rows = np.concatenate([batch["target"] for batch in share.dataset.as_numpy_iterator()])
+        rows = np.concatenate([np.zeros(0, int), *(batch["target"] for batch in share.dataset.as_numpy_iterator())])
         wanted = [sequences.items[sequences.offsets[user + 1] - 1] if user >= 0 else 0 for user in share.users]
         np.testing.assert_array_equal(rows, wanted)
 

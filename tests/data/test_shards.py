@@ -316,7 +316,7 @@ def test_batches_of_a_width_have_one_shape(shards):
 
 
 def test_wide_batches_have_fewer_users(shards, monkeypatch):
-    monkeypatch.setattr("elcrec_tf.data.shard_stream._CELLS", 16)
+    monkeypatch.setattr("elcrec_tf.data.shard_stream.MOST_CELLS", 16)
     batches = list(ranking_batches(shards, "test", 4, MAX_LENGTH).dataset.as_numpy_iterator())
     assert {batch["exclude"].shape for batch in batches} == {(4, 4), (2, 8), (1, 16)}
     assert questions(shards, "test") == questions(SEQUENCES, "test")

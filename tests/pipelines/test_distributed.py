@@ -75,6 +75,28 @@ def test_a_failing_worker_ends_the_others_and_gives_the_exit_status(stand_in):
     assert not running(lives(0)[0][0])
 
 
+def test_the_chiefs_error_counts_after_the_others_are_done(stand_in):
+    install, _ = stand_in
+    install("time.sleep(0.1 if index else 0.6)\nsys.exit(0 if index else 1)")
+    assert distributed.main(["--workers", "2", "--", "--output-dir", "run"]) == 1
+
+
+def test_when_nobody_reads_the_workers_are_ended(stand_in, monkeypatch):
+    install, lives = stand_in
+    install('while True:\n    print("line " * 100, flush=True)')
+
+    class Closed:
+        def write(self, _):
+            raise BrokenPipeError
+
+        flush = write
+
+    monkeypatch.setattr(distributed.sys, "stdout", Closed())
+    with pytest.raises(BrokenPipeError):
+        distributed.main(["--workers", "2", "--", "--output-dir", "run"])
+    assert not running(lives(0)[0][0]) and not running(lives(1)[0][0])
+
+
 def test_a_worker_that_ignores_the_end_is_killed(stand_in, monkeypatch):
     install, lives = stand_in
     monkeypatch.setattr(distributed, "_GRACE_SECONDS", 0.3)

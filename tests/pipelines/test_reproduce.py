@@ -265,7 +265,7 @@ def test_augmentation_compares_views(faked, places, results):
 def test_augmentation_gives_views_to_a_recipe_that_has_none(faked, places):
     main(["augmentation", *SIMULATED, "--recipes", "sasrec", "default", "--views", "none", "crop", "--intent-weight", "0", *places])
     weights = [(job.recipe, job.variant, job.config.loss.sequence_weight, job.config.loss.intent_weight) for job in faked]
-    assert weights == [("sasrec", "none", 0, 0), ("sasrec", "crop", 0.1, 0.1), ("default", "none", 0, 0), ("default", "crop", 0.1, 0)]
+    assert weights == [("sasrec", "none", 0, 0), ("sasrec", "crop", 0.1, 0), ("default", "none", 0, 0), ("default", "crop", 0.1, 0)]
     assert augmentation.fields_of("insert", Config()) == {"augmentations": ("insert",)}
 
 
@@ -433,7 +433,8 @@ def test_a_dry_run_counts_the_training_that_a_ranking_needs(faked, places, resul
     assert hours() == [False, False]
 
 
-def test_rankings_by_a_model_whose_training_failed_are_left_out(faked, places, monkeypatch):
+def test_rankings_by_a_model_whose_training_failed_are_left_out(places, tmp_path, monkeypatch, capsys):
+    command = ["robustness", *SIMULATED, "--noise", "0.1", "0.3", "0.5", "--shares", "0.5", *places]
     tried = []
 
     def fails(job, *folders):
@@ -442,13 +443,22 @@ def test_rankings_by_a_model_whose_training_failed_are_left_out(faked, places, m
 
     monkeypatch.setattr(process, "train", fails)
     with pytest.raises(UserError, match="10 runs failed"):
-        main(["robustness", *SIMULATED, "--noise", "0.1", "0.3", "0.5", "--shares", "0.5", *places])
+        main(command)
     assert [(job.variant, job.noise, job.train_share) for job in tried] == [
         ("B", 0, 1),
         ("B", 0, 0.5),
         ("ELCRec", 0, 1),
         ("ELCRec", 0, 0.5),
     ]
+    assert capsys.readouterr().out.count("left out: the training of simulated-simulated-seed0-") == 6
+    for job in tried:
+        folder = tmp_path / "runs" / job.id
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text("{}")
+    tried.clear()
+    with pytest.raises(UserError, match="10 runs failed"):
+        main(command)
+    assert len(tried) == 10, "a ranking that fails, with a model that is there, stops no other"
 
 
 def test_what_a_user_can_get_wrong(faked, places, beauty, tmp_path):

@@ -75,6 +75,8 @@ def test_the_run_before_is_found_from_every_folder(runs, weights, tmp_path, monk
     (tmp_path / "runs").mkdir()
     write_run(tmp_path / "runs" / "june-1", centers, vectors)
     write_run(tmp_path / "runs" / "june-8", centers, vectors, {"run": "runs/june-1", "place": "../june-1"})
+    moved = write_run(tmp_path / "runs" / "moved", centers, vectors, {"run": str(tmp_path / "runs" / "june-1"), "place": "../../gone"})
+    assert measure_drift(Side.load(tmp_path / "runs" / "june-1"), Side.load(moved), same=0.9, least_share=0.0)["aligned_by"] == "warm start"
     for folder, names in ((tmp_path, ("runs/june-1", "runs/june-8")), (tmp_path / "runs", ("june-1", "june-8"))):
         monkeypatch.chdir(folder)
         assert measure_drift(*map(Side.load, names), same=0.9, least_share=0.0)["aligned_by"] == "warm start"

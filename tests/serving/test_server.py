@@ -187,7 +187,7 @@ class LateContext:
     ("remaining", "active", "code"), [(-0.1, True, "DEADLINE_EXCEEDED"), (0, False, "DEADLINE_EXCEEDED"), (None, False, "CANCELLED")]
 )
 def test_a_request_that_is_late_is_not_even_read(remaining, active, code):
-    service = Service(None, ServerMetrics())
+    service = Service(None, ServerMetrics(), 1)
     for method in (service.predict, service.model_metadata, service.model_status):
         with pytest.raises(RuntimeError, match=code):
             method(b"", LateContext(remaining, active))

@@ -254,7 +254,7 @@ def test_a_server_that_stops_loads_nothing_more(world):
     world.publish(1)
     world.versions.stop_loading()
     world.publish(2)
-    assert world.versions.available == [1] and world.loads == [1]
+    assert world.versions.available == [1] and world.loads == [1] and world.lines == []
 
 
 def test_a_server_that_stops_does_not_wait_for_requests(world):
@@ -270,3 +270,15 @@ def test_a_server_that_stops_does_not_wait_for_requests(world):
         assert not servable.closed
         with world.versions.use(spec("toy")):
             assert not world.versions.release_all()
+
+
+def test_a_request_on_a_version_that_was_released_before_the_stop_counts_too(world):
+    world.publish(1)
+    with world.versions.use(spec("toy")):
+        swap = threading.Thread(target=world.publish, args=(2,))
+        swap.start()
+        while world.answers() == 1:
+            pass
+        world.versions.stop_waiting()
+        swap.join()
+        assert not world.versions.release_all()

@@ -4,6 +4,10 @@ import sys
 import time
 from collections import Counter
 
+import pytest
+
+from elcrec_tf.errors import UserError
+from pipelines.prepare.benchmark import main
 from pipelines.prepare.processes import descendants, kill, resident
 from pipelines.prepare.simulated_log import write_log
 
@@ -24,6 +28,12 @@ def test_a_simulated_log_has_out_of_order_repeated_and_bad_rows(tmp_path):
     assert 0.008 < repeated / rows < 0.012
     times = [int(row[2]) for row in found if row[2] != "unknown"]
     assert sum(later < earlier for earlier, later in zip(times, times[1:], strict=False)) > 0.4 * rows
+
+
+def test_what_is_killed_is_one_of_what_is_measured(tmp_path):
+    with pytest.raises(UserError, match="--kill-at should be one of --events, 1000. Received: 500"):
+        main(["--events", "1000", "--kill-at", "500", "--output-dir", str(tmp_path), "--scratch", str(tmp_path)])
+    assert not list(tmp_path.iterdir())
 
 
 def test_processes_below_ours_are_found_measured_and_killed():

@@ -8,12 +8,12 @@ from elcrec_tf.config import DataConfig
 from elcrec_tf.data.columns import text_column, time_column
 from elcrec_tf.data.tables import Table
 from elcrec_tf.errors import UserError
-from pipelines.prepare.rows import FRACTION, NAIVE_NS, NAIVE_US, WHOLE, ZONED_NS, CleanJson, clean
+from pipelines.prepare.rows import FRACTION, NAIVE_NS, NAIVE_US, WHOLE, ZONED_NS, ZONED_US, CleanJson, clean
 
 
 def cleaned(user=("u",), item=("i",), time=("1",), malformed=None):
     rows = max(len(user), len(item), len(time))
-    columns = [pa.array(one) if len(one) == rows else pa.array(list(one) * rows) for one in (user, item, time)]
+    columns = [one if isinstance(one, pa.Array) else pa.array(one if len(one) == rows else list(one) * rows) for one in (user, item, time)]
     batch = [*columns, pa.array(malformed or [None] * rows, pa.string()), pa.array(["log.csv"] * rows)]
     result = clean(pa.RecordBatch.from_arrays(batch, names=["user", "item", "time", "malformed", "file"]))
     return result.to_pylist()
@@ -50,13 +50,52 @@ def test_ids_are_text_or_missing(values, expected):
         (2.5, FRACTION, 2.5),
         (2.0, WHOLE, 2),
         (datetime.datetime(1970, 1, 1, 0, 0, 1), NAIVE_US, 10**6),
-        (datetime.date(1970, 1, 3), WHOLE, 2),
+        (datetime.date(1970, 1, 3), NAIVE_US, 2 * 86_400 * 10**6),
+        ("0x1f", WHOLE, 31),
+        ("1704067203.125", FRACTION, 1704067203.125),
     ],
 )
 def test_times_are_numbers_of_a_kind(value, kind, time):
     (row,) = cleaned(time=[value])
     assert row["reason"] is None and row["kind"] == kind
     assert row["fraction" if kind == FRACTION else "whole"] == time
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (pa.timestamp("s"), (NAIVE_US, 5_000_000)),
+        (pa.timestamp("ms"), (NAIVE_US, 5_000_000)),
+        (pa.timestamp("us"), (NAIVE_US, 5_000_000)),
+        (pa.timestamp("ns"), (NAIVE_NS, 5_000_000_000)),
+        (pa.timestamp("ms", "Europe/Berlin"), (ZONED_US, 5_000_000)),
+        (pa.timestamp("ns", "UTC"), (ZONED_NS, 5_000_000_000)),
+    ],
+    ids=str,
+)
+def test_timestamps_keep_their_unit(kind, expected):
+    time = pa.array([5], pa.int64()).cast(pa.timestamp("s")).cast(pa.timestamp(kind.unit)).cast(kind)
+    (row,) = cleaned(time=time)
+    assert (row["kind"], row["whole"]) == expected
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.dictionary(pa.int8(), pa.string()), pa.string_view()], ids=str)
+def test_text_may_be_stored_in_other_ways(kind):
+    values = pa.array(["1970-01-01T00:00:01", "1970-01-01T00:00:01"]).cast(kind)
+    rows = cleaned(time=values, user=pa.array(["a", "b"]).cast(kind))
+    assert [(row["kind"], row["whole"], row["user"]) for row in rows] == [(NAIVE_NS, 10**9, "a"), (NAIVE_NS, 10**9, "b")]
+
+
+def test_numbers_that_are_beyond_64_bits_or_fractions_stand_among_whole_ones():
+    rows = cleaned(time=pa.array([1.5, 2.0, float("nan"), 1e300, -3.0, float("inf")]))
+    assert [(row["whole"], row["fraction"]) for row in rows] == [
+        (None, 1.5),
+        (2, None),
+        (None, None),
+        (None, 1e300),
+        (-3, None),
+        (None, None),
+    ]
 
 
 @pytest.mark.parametrize(

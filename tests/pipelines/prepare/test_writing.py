@@ -5,6 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from elcrec_tf.data.shards import FORMAT
 from elcrec_tf.errors import UserError
 from pipelines.prepare.folder import check_output, partial_folder
 from pipelines.prepare.options import PrepareOptions
@@ -97,7 +98,7 @@ def test_popularity_of_items():
 
 def test_a_folder_appears_when_it_is_whole(tmp_path):
     output = tmp_path / "data"
-    with partial_folder(output) as folder:
+    with partial_folder(output, overwrite=False) as folder:
         (folder / "file").write_text("whole")
         (folder / ".1234-file").write_text("cut off")
         (folder / ".work" / "users-0").mkdir(parents=True)
@@ -110,7 +111,7 @@ def test_a_failure_keeps_what_was_there(tmp_path):
     output = tmp_path / "data"
     output.mkdir()
     (output / "manifest.json").write_text("{}")
-    with pytest.raises(RuntimeError), partial_folder(output) as folder:
+    with pytest.raises(RuntimeError), partial_folder(output, overwrite=True) as folder:
         (folder / "file").write_text("new")
         raise RuntimeError
     assert [path.name for path in output.iterdir()] == ["manifest.json"] and list(tmp_path.iterdir()) == [output]
@@ -120,8 +121,28 @@ def test_leftovers_of_dead_runs_go_and_those_of_living_ones_stay(tmp_path):
     dead = tmp_path / ".data.partial-dead"
     dead.mkdir()
     (dead / "shard").write_text("part")
-    with partial_folder(tmp_path / "data") as alive, partial_folder(tmp_path / "data"):
-        assert alive.is_dir() and not dead.exists()
+    with partial_folder(tmp_path / "data", overwrite=True) as alive, partial_folder(tmp_path / "other", overwrite=True):
+        with partial_folder(tmp_path / "data", overwrite=True):
+            assert alive.is_dir() and not dead.exists()
+
+
+def test_of_two_runs_with_one_output_the_first_to_end_wins(tmp_path):
+    output = tmp_path / "data"
+    with pytest.raises(UserError, match="holds a prepared data set already"):
+        with partial_folder(output, overwrite=False):
+            with partial_folder(output, overwrite=False) as first:
+                (first / "manifest.json").write_text(json.dumps({"format": FORMAT}))
+    assert json.loads((output / "manifest.json").read_text()) == {"format": FORMAT} and list(tmp_path.iterdir()) == [output]
+
+
+def test_what_a_killed_run_had_moved_aside_is_put_back(tmp_path):
+    output, old, new = (tmp_path / name for name in ("data", ".data.partial-1234-old", ".data.partial-1234"))
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / "manifest.json").write_text(json.dumps({"format": FORMAT, "of": folder.name}))
+    with pytest.raises(RuntimeError), partial_folder(output, overwrite=True):
+        raise RuntimeError
+    assert json.loads((output / "manifest.json").read_text())["of"] == old.name and list(tmp_path.iterdir()) == [output]
 
 
 def test_an_output_in_use_is_refused(tmp_path):
@@ -130,7 +151,11 @@ def test_an_output_in_use_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "file"):
         with pytest.raises(UserError, match="holds no prepared data set"):
             check_output(path, overwrite=True)
-    (tmp_path / "manifest.json").write_text("{}")
+    for text in ('{"name": "an app"}', "[]"):
+        (tmp_path / "manifest.json").write_text(text)
+        with pytest.raises(UserError, match="holds no prepared data set"):
+            check_output(tmp_path, overwrite=True)
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": FORMAT}))
     with pytest.raises(UserError, match="--overwrite"):
         check_output(tmp_path, overwrite=False)
     check_output(tmp_path, overwrite=True)

@@ -115,6 +115,16 @@ def test_an_item_that_serving_does_not_know_is_a_miss_of_its_own():
     assert found["serving"]["known"] == {"new": 1, "old": 1, "error": 0, "users": 1}
 
 
+def test_popularity_is_looked_at_as_far_down_as_the_models_answer():
+    model, questions = toy_model(), Questions.of(TOY, 10)
+    whole = compare(model, Served(model, TOY.catalog), None, questions, "MRR")["popularity"]
+    export = Served(model, TOY.catalog)
+    export.top_k = 1
+    ranks = popular_ranks(TOY.catalog, questions)
+    cut = compare(model, export, None, questions, "MRR")["popularity"]
+    assert cut["MRR"] == np.mean(ranks == 0) < whole["MRR"] == pytest.approx(np.mean(1 / (ranks + 1)))
+
+
 def test_differences_by_hand():
     found = _difference(np.array([0, 1, np.inf, 3]), np.array([1, 1, 1, np.inf]), "MRR")
     # 1 1/2 0 1/4 against 1/2 1/2 1/2 0

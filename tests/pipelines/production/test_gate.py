@@ -36,7 +36,7 @@ def on_model(limits=None, **changes):
 
 def test_good_data_passes_every_check():
     checks = on_data(Limits(max_age=2))
-    assert not failed(checks) and len(checks) == 9
+    assert not failed(checks) and len(checks) == 9 and not failed(on_data())
     assert verdict(checks)["passed"]
     values = {check.name: check.value for check in checks}
     assert values["data: share of rejected rows"] == pytest.approx(0.01)
@@ -55,7 +55,7 @@ def test_good_data_passes_every_check():
         ({}, {"max_unknown": 0.01}, "data: share of events on items unknown to serving"),
         ({}, {"max_divergence": 0.05}, "data: divergence of the items' popularity, bits"),
         ({}, {"max_age": 0.5}, "data: hours since the newest event"),
-        ({"newest_seconds": 23 * HOUR}, {"max_age": 0.5}, "data: hours since the newest event"),
+        ({"newest_seconds": 23 * HOUR}, {}, "data: hours since the newest event, against times in the future"),
     ],
 )
 def test_each_fault_of_the_data_fails_its_own_check(changes, limits, name):
@@ -64,8 +64,13 @@ def test_each_fault_of_the_data_fails_its_own_check(changes, limits, name):
     assert not verdict(checks)["passed"]
 
 
+def test_a_last_run_from_the_future_blocks_no_later_one():
+    assert not failed(on_data(last={**LAST, "newest_seconds": 1e9 * HOUR}))
+
+
 def test_the_first_run_has_nothing_to_be_compared_with():
-    assert [check.name for check in on_data(last=None, moved=None)] == ["data: share of rejected rows"]
+    names = [check.name for check in on_data(last=None, moved=None)]
+    assert names == ["data: share of rejected rows", "data: hours since the newest event, against times in the future"]
     names = [check.name for check in on_model(serving=None)]
     assert names[0] == "model: validation NDCG@20 against popularity, relative" and len(names) == 3
 

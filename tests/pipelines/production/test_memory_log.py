@@ -34,6 +34,39 @@ def test_bad_rows_of_a_csv_file_are_counted_and_written_out(tmp_path):
     assert json.loads(rejects[0]["row"]) == {"user": "u2", "item": "", "time": "6"}
 
 
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "with a BOM"])
+def test_a_malformed_row_that_is_not_utf8_costs_itself_alone(tmp_path, mark):
+    log = mark + "größe,item,timestamp\nMüller,i,1\n".encode() + b"M\xfcller,i,2,3\nM\xfcller,j,4\nb,j,5\n"
+    found, events, rejects = cleaned(tmp_path, "log.csv", log, "csv", ("größe", "item", "timestamp"))
+    assert events == [("Müller", "i", 1), ("b", "j", 5)]
+    assert found["rejected"] == {"bad or missing user": 1, "malformed row": 1}
+    assert {"reason": "malformed row", "row": "M\ufffdller,i,2,3", "file": "log.csv"} in rejects
+
+
+def test_an_empty_file_among_the_logs_and_a_mark_before_json_are_no_faults(tmp_path):
+    (tmp_path / "empty.csv").touch()
+    (tmp_path / "log.csv").write_text("user,item,timestamp\nu,i,1\n")
+    found = clean_log([tmp_path / "empty.csv", tmp_path / "log.csv"], "csv", COLUMNS, tmp_path / "out.parquet", tmp_path / "rejects.gz")
+    assert (found["rows"], found["rejected"]) == (1, {})
+    lines = b'\xef\xbb\xbf{"user": 1, "item": "a", "timestamp": 5}\n'
+    assert cleaned(tmp_path, "log.jsonl", lines, "jsonl")[0]["rejected"] == {}
+
+
+def test_files_whose_times_have_other_units_are_put_in_order(tmp_path):
+    files = []
+    for name, time, unit in (("a", 1777593600, "ms"), ("b", 1577836800, "us"), ("c", 1677836800, "ns")):
+        times = pa.array([time]).cast(pa.timestamp("s")).cast(pa.timestamp(unit))
+        files.append(tmp_path / f"{name}.parquet")
+        pq.write_table(pa.table({"user": ["u"], "item": [name], "timestamp": times}), files[-1])
+    found = clean_log(files, "parquet", COLUMNS, tmp_path / "out.parquet", tmp_path / "rejects.gz")
+    assert [row["timestamp"] for row in pq.read_table(tmp_path / "out.parquet").to_pylist()] == [
+        1777593600 * 10**6,
+        1577836800 * 10**6,
+        1677836800 * 10**6,
+    ]
+    assert since_1970(found["newest"], found["unit"]) == 1777593600
+
+
 def test_json_lines_and_parquet(tmp_path):
     lines = b'{"user": 1, "item": "a", "timestamp": 5}\n\nno json\n{"user": 1, "item": "b", "timestamp": 7.5}\n{"user": 1}\n'
     found, events, _ = cleaned(tmp_path, "log.jsonl", lines, "jsonl")

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from elcrec_tf import cli
 from elcrec_tf.errors import UserError
 from pipelines.living.__main__ import main as living
 from pipelines.lock import locked
-from pipelines.production.__main__ import GATE_REFUSED, IN_USE, main
+from pipelines.production.__main__ import GATE_REFUSED, IN_USE, _prepared, main
+from pipelines.production.flags import make_parser
 
 ROOT = Path(__file__).parents[3]
 WORLD = ["--users", "60", "--items", "40", "--intents", "4", "--activity", "1"]
@@ -68,14 +70,33 @@ def test_data_that_looks_wrong_is_refused_before_training(flags, tmp_path, capsy
     assert main(flags) == GATE_REFUSED == 3
     found = state(tmp_path, "run-0001")
     assert found["outcome"] == "refused" and set(found["steps"]) == {"prepare", "check"}
-    (check,) = found["steps"]["check"]["result"]["checks"]
-    assert not check["passed"] and 0.01 < check["value"] < 0.02
+    check, future = found["steps"]["check"]["result"]["checks"]
+    assert future["passed"] and not check["passed"] and 0.01 < check["value"] < 0.02
     assert not (tmp_path / "work" / "run-0001" / "train").exists() and versions(tmp_path) == []
     text = (tmp_path / "work" / "run-0001" / "pipeline.log").read_text()
     assert "refused by the gate" in text and "FAILED" in text
     capsys.readouterr()
     assert main(flags) == GATE_REFUSED
     assert "check: is done" in capsys.readouterr().out
+
+
+def test_the_settings_file_tells_the_preparation_too(flags, tmp_path):
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({"data": {"k_core": 20, "repeated_rows": "keep", "user_column": "customer"}, "train": {"epochs": 3}}))
+    flags = ["--input", "logs", "--model", "shop"]
+    arguments = make_parser().parse_args([*flags, "--config", str(file), "--user-column", "user"])
+    given = cli.config_flags(arguments)
+    data = _prepared(arguments, given)
+    assert (data.k_core, data.repeated_rows, data.user_column) == (20, "keep", "user") and "user_column" not in given
+    data = _prepared(make_parser().parse_args(flags), {})
+    assert (data.k_core, data.repeated_rows) == (5, "drop")
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "much"])
+def test_limits_are_finite(flags, value, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        make_parser().parse_args([*flags, "--max-change", value])
+    assert "--max-change" in capsys.readouterr().err
 
 
 def test_an_error_is_logged_and_the_same_command_goes_on(flags, tmp_path, capsys):

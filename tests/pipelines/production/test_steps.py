@@ -5,7 +5,7 @@ import json
 import pytest
 
 from elcrec_tf.errors import UserError
-from pipelines.production.runs import WorkFolder
+from pipelines.production.runs import Run, WorkFolder
 from pipelines.production.steps import Step, do_steps, plan
 
 NAMES = ("prepare", "check", "train", "publish")
@@ -24,7 +24,7 @@ class World:
         self.cut = None
         self.settings = dict.fromkeys(NAMES, 0)
         self.failing = ()
-        run = self.work.new([{"path": "log"}])
+        run = self.work.new([{"path": "log"}], folder / "model")
         run.path.mkdir(parents=True)
         run.save()
 
@@ -114,16 +114,32 @@ def test_the_plan_tells_what_would_be_done(world):
 
 def test_runs_are_numbered_and_know_who_was_published_last(tmp_path):
     work = WorkFolder(tmp_path)
-    assert work.new([]).parent is None
+    assert work.new([], tmp_path / "model").parent is None
     for number, outcome in enumerate(("published", "refused", None), 1):
-        run = work.new([])
+        run = work.new([], tmp_path / "model")
         assert run.path.name == f"run-{number:04d}"
         run.path.mkdir()
         run.end(outcome)
     (tmp_path / "run-0007").mkdir()  # cut off before it wrote anything
     assert [run.path.name for run in work.runs()] == ["run-0001", "run-0002", "run-0003"]
-    assert (work.new([]).path.name, work.new([]).parent) == ("run-0008", "run-0001")
+    assert (work.new([], tmp_path / "model").path.name, work.new([], tmp_path / "model").parent) == ("run-0008", "run-0001")
     assert len({run.id for run in work.runs()}) == 3
+
+
+def test_a_work_folder_belongs_to_one_model(tmp_path):
+    work = WorkFolder(tmp_path / "work")
+    work.check_model(tmp_path / "staging" / "shop")
+    run = work.new([], tmp_path / "staging" / "shop")
+    run.path.mkdir(parents=True)
+    run.save()
+    work.check_model(tmp_path / "staging" / "shop")
+    with pytest.raises(UserError, match="its runs are for .*staging/shop, not for .*prod/shop; give another --work-dir"):
+        work.check_model(tmp_path / "prod" / "shop")
+    (tmp_path / "work").rename(tmp_path / "moved")
+    WorkFolder(tmp_path / "moved").check_model(tmp_path / "staging" / "shop")
+    del run.state["model"]  # as an older run is
+    Run(tmp_path / "moved" / run.path.name, run.state).save()
+    WorkFolder(tmp_path / "moved").check_model(tmp_path / "prod" / "shop")
 
 
 def test_a_broken_state_is_told(tmp_path):
