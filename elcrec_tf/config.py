@@ -99,7 +99,7 @@ class ModelConfig(Group):
         0, "latest items before each one that a learned filter beside attention adds in every block; 0 has no filter", low=0
     )
     score: str = field("cosine", "how a state scores an item", choices=("dot", "cosine"))
-    score_temperature: float = field(0.1, "start of the cosine score's learnable temperature, which stays above 1/64", low=1 / 64)
+    score_temperature: float = field(0.1, "start of the cosine score's learnable temperature, which counts as 1/64 below that", above=0)
     memory_weight: float = field(
         0.0,
         "weight of a memory of counted transitions: it adds to an item's score how often it came after the latest items; 0 has none",

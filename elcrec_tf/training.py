@@ -82,8 +82,11 @@ def train_model(
     console = console or Console(quiet=True)
     devices = _devices() if devices is None else devices
     check_trainable(sequences, config)
-    strategy = team.strategy if team else _strategy(tuple(devices))
-    _updates_touched_rows(config, sequences.catalog.num_items, _xla(config, strategy))  # refuses what cannot be, before the folder is made
+    if not resume:
+        strategy = team.strategy if team else _strategy(tuple(devices))
+        _updates_touched_rows(
+            config, sequences.catalog.num_items, _xla(config, strategy)
+        )  # refuses what cannot be before a folder is there
     if resume:
         check_resumable(folder, sequences, config)
     if _writes(team) and resume:
@@ -235,7 +238,8 @@ def _model_to_go_on_with(sequences: AnySequences, config: Config, folder: RunFol
         return 0, new_model(sequences, config, strategy)
     with _scope(strategy):
         model = load_keras(checkpoint[1])
-    model.jit_compile = _xla(config, strategy) == "on"  # the run may have begun on another machine
+    # The run may have begun on another machine. An optimizer that updates touched rows alone cannot be compiled whole.
+    model.jit_compile = _xla(config, strategy) == "on" and not getattr(model.optimizer, "touched_rows", False)
     _choose_kernels(model, config, strategy)
     return checkpoint[0], model
 

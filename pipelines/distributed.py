@@ -76,13 +76,13 @@ def _run(workers: int, arguments: Sequence[str]) -> int:
     """Run the workers until they are done, or one fails. Returns 0, a failing worker's exit status, or minus the signal that killed one.
 
     Raises:
-        BrokenPipeError: when nobody reads what this process prints.
+        OSError: when what the workers say cannot be passed on; `BrokenPipeError` where nobody reads it any more.
     """
     addresses = _free_addresses(workers)
     team = [_start(index, addresses, arguments) for index in range(workers)]
-    unread = threading.Event()
+    failed: list[OSError] = []
     readers = [
-        threading.Thread(target=_pass_on, args=(f"worker {index}: ", source, target, unread), daemon=True)
+        threading.Thread(target=_pass_on, args=(f"worker {index}: ", source, target, failed), daemon=True)
         for index, process in enumerate(team)
         for source, target in ((process.stdout, sys.stdout), (process.stderr, sys.stderr))
     ]
@@ -90,8 +90,8 @@ def _run(workers: int, arguments: Sequence[str]) -> int:
         reader.start()
     try:
         while True:
-            if unread.is_set():
-                raise BrokenPipeError
+            if failed:
+                raise failed[0]
             ended = [status for process in team if (status := process.poll()) is not None]
             if any(ended):
                 return min(status for status in ended if status)  # a kill is the cause, what the others say of it a consequence
@@ -136,15 +136,15 @@ def _start(index: int, addresses: Sequence[str], arguments: Sequence[str]) -> su
     )
 
 
-def _pass_on(prefix: str, source: IO[str], target: IO[str], unread: threading.Event) -> None:
-    """Pass lines on. Where nobody reads them any more that is told, and the lines are read all the same: the worker would wait for it."""
+def _pass_on(prefix: str, source: IO[str], target: IO[str], failed: list[OSError]) -> None:
+    """Pass lines on. An error is kept, and the lines are read all the same: a worker waits until somebody does."""
     for line in source:
-        if not unread.is_set():
+        if not failed:
             try:
                 target.write(prefix + line)
                 target.flush()
-            except OSError:
-                unread.set()
+            except OSError as error:
+                failed.append(error)
 
 
 def _stop(team: Sequence[subprocess.Popen[str]]) -> None:

@@ -12,7 +12,7 @@ from elcrec_tf.serving.layout import ALLOWED_BATCH_SIZES, SERVING_FILES
 
 MODELS_CONFIG = "models.config"
 _STABLE = re.compile(r'key:\s*"stable"\s+value:\s*(\d+)')
-_LISTED = re.compile(r"versions:\s*(\d+)")
+_LISTED = re.compile(r"\bversions:\s*(\d+)")
 
 
 def stable_version(directory: Path, versions: Collection[int]) -> int:

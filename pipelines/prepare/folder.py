@@ -49,6 +49,7 @@ def partial_folder(output: Path, overwrite: bool) -> Iterator[Path]:
     output.parent.mkdir(parents=True, exist_ok=True)
     pattern = f".{output.name}.partial-"
     _put_back(output, pattern)
+    check_output(output, overwrite)
     for left in output.parent.glob(f"{pattern}*"):
         with _locked(left) as free:
             if free:

@@ -1,6 +1,7 @@
 """Cleans a raw log row by row, with Arrow: ids as text, times as numbers, and what is wrong with the others.
 
-The rules are those of `elcrec_tf.data.columns`, which reads a whole column and stops at the first fault. Here a fault costs its row.
+The rules are those of `elcrec_tf.data.columns`, which reads a whole column and stops at the first fault. Here a fault costs its row, and
+times that files hold in other units are made comparable.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from elcrec_tf.data.tables import JSON_DECODER
 
 WHOLE, FRACTION, NAIVE_NS, ZONED_NS, NAIVE_US, ZONED_US = range(6)
 FAMILIES = {"numbers": (WHOLE, FRACTION), "dates without a time zone": (NAIVE_NS, NAIVE_US), "dates with a time zone": (ZONED_NS, ZONED_US)}
-"""Kinds of times that can be compared. A log's times are of one family; microseconds are for years that nanoseconds cannot hold."""
+"""Kinds of times that can be compared. A log's times are of one family; microseconds are for years that nanoseconds cannot hold, for dates, and for
+timestamps that a file holds so."""
 
 SCHEMA = "user string, item string, kind tinyint, whole bigint, fraction double, reason string, row string, file string"
 """What `clean` gives, as Spark writes it. Of a bad row `reason` and `row` are known, of a good one `user` to `fraction`; a time that is no
@@ -106,7 +108,7 @@ def _times(column: pa.Array) -> tuple[pa.Array, pa.Array, pa.Array]:
     found: dict[int, pa.Array] = {}
     column = _plain(column)
     if pa.types.is_date(column.type):
-        column = column.cast(pa.date32()).cast(pa.timestamp("us"))
+        column = _cast_or_null(_cast_or_null(column, pa.date32()), pa.timestamp("us"))
     if pa.types.is_timestamp(column.type):
         zone, is_nano = column.type.tz, column.type.unit == "ns"
         kind = (ZONED_NS if is_nano else ZONED_US) if zone else (NAIVE_NS if is_nano else NAIVE_US)
@@ -131,6 +133,8 @@ def _plain(column: pa.Array) -> pa.Array:
     """Without what a file may have to store a column in less space."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
+    if pa.types.is_float16(column.type):
+        column = column.cast(pa.float32())
     return column.cast(pa.string()) if pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type) else column
 
 
@@ -168,10 +172,14 @@ def _rows(batch: pa.RecordBatch, good: pa.Array) -> pa.Array:
     texts: list[str | None] = [None] * len(batch)
     for index in bad:
         malformed = batch["malformed"][index].as_py()
-        values = {name: _shown(batch[name][index].as_py()) for name in ("user", "item", "time")}
+        values = {name: _shown(batch[name][index]) for name in ("user", "item", "time")}
         texts[index] = malformed if malformed is not None else json.dumps(values, ensure_ascii=False)
     return pa.array(texts, pa.string())
 
 
-def _shown(value: object) -> object:
+def _shown(scalar: pa.Scalar) -> object:
+    try:
+        value = scalar.as_py()
+    except (OverflowError, ValueError):  # a date that Python has no place for
+        return str(scalar.cast(pa.int32()) if pa.types.is_date32(scalar.type) else scalar.type)
     return value if value is None or isinstance(value, str | int | float) else str(value)

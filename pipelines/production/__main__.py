@@ -108,7 +108,10 @@ def _run_of(arguments: argparse.Namespace, work: WorkFolder) -> tuple[Run, list[
 def _job(arguments: argparse.Namespace, work: WorkFolder, run: Run, files: list[Path]) -> Job:
     flags = cli.config_flags(arguments)
     model = arguments.model
-    given = _prepared(arguments, flags)
+    prepared = {name: flags.pop(name) for name in PREPARED if name in flags}
+    last = work.run(run.parent) if run.parent else None
+    config = _config(arguments, flags, last)
+    given = _prepared(arguments.config, config, prepared)
     preparation = Preparation(
         source=arguments.input,
         form=log_format(files, arguments.log_format),
@@ -119,8 +122,6 @@ def _job(arguments: argparse.Namespace, work: WorkFolder, run: Run, files: list[
         master=arguments.master,
         memory=arguments.memory,
     )
-    last = work.run(run.parent) if run.parent else None
-    config = _config(arguments, flags, last)
     output = preparation.output(run.path / "data", model.resolve().name)
     return Job(
         run=run,
@@ -137,15 +138,13 @@ def _job(arguments: argparse.Namespace, work: WorkFolder, run: Run, files: list[
     )
 
 
-def _prepared(arguments: argparse.Namespace, flags: dict[str, Any]) -> DataConfig:
-    """What the preparation is told by flags, which are taken out of `flags`, else by the file of --config; repeated rows are dropped
-    unless one of them says otherwise."""
-    told = {"repeated_rows": "drop"}
-    if arguments.config:
-        data = resolve(file=arguments.config).data
-        in_file = read_json_object(arguments.config, "groups, as a run's config.json does").get("data", {})
-        told |= {name: getattr(data, name) for name in PREPARED if name in in_file}
-    return DataConfig(**{**told, **{name: flags.pop(name) for name in PREPARED if name in flags}})
+def _prepared(file: str | None, config: Config, flags: dict[str, Any]) -> DataConfig:
+    """What the preparation is told: by flags, else by the file of --config, which `config` was made with. A run's config.json holds every
+    setting, so a default there tells nothing; rows that are repeated are dropped unless a flag says otherwise."""
+    in_file = read_json_object(file, "groups, as a run's config.json does").get("data", {}) if file else {}
+    told = {name: getattr(config.data, name) for name in PREPARED if name in in_file}
+    told = {name: value for name, value in told.items() if value != getattr(DataConfig(), name)}
+    return DataConfig(**{"repeated_rows": "drop", **told, **flags})
 
 
 def _config(arguments: argparse.Namespace, flags: dict[str, Any], last: Run | None) -> Config:

@@ -43,7 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("--warm-start", metavar="RUN_DIR", help="run to go on from while this work folder has published none")
     train.add_argument("--from-scratch", action="store_true", help="train from nothing, with --epochs")
     train.add_argument("--preset", choices=PRESETS, help="settings of a training from nothing (default: default)")
-    train.add_argument("--config", metavar="FILE.json", help="settings from a file")
+    train.add_argument("--config", metavar="FILE.json", help="settings from a file; of its data, what is no default")
     cli.add_config_flags(parser, (ModelConfig, LossConfig, ScheduleConfig, AugmentConfig))
     cli.add_config_flags(parser, (TrainConfig,), [one.name for one in dataclasses.fields(TrainConfig) if one.name not in _NOT_HERE])
     return parser
@@ -81,6 +81,7 @@ def _add_gate(parser: argparse.ArgumentParser) -> None:
     add("max_unknown", "largest share of events on items that the serving model does not know")
     add("max_divergence", "largest divergence of the items' popularity from the serving model's data, in bits from 0 to 1")
     add("max_age", "most hours since the newest event")
+    add("max_ahead", "most hours by which the newest event may lie in the future; large for times that are no dates")
     add("tolerance", "largest difference between a score of the export and the model's own")
     section.add_argument(
         "--compare-users", type=_positive, default=20_000, metavar="N", help="most users to compare the models on (default: 20000)"

@@ -22,6 +22,7 @@ class Limits:
         max_unknown: share of the events on items that the serving model does not know.
         max_divergence: Jensen-Shannon divergence, in bits, of the items' popularity from what the serving model was trained on.
         max_age: hours since the newest event; None for any age.
+        max_ahead: hours by which the newest event may lie in the future: local times may be read as UTC.
         tolerance: difference between a score of the export and the model's own.
     """
 
@@ -32,6 +33,7 @@ class Limits:
     max_unknown: float = 0.3
     max_divergence: float = 0.5
     max_age: float | None = None
+    max_ahead: float = 24.0
     tolerance: float = 1e-3
 
     def of(self, *names: str) -> dict[str, Any]:
@@ -39,7 +41,7 @@ class Limits:
         return {name: getattr(self, name) for name in names}
 
 
-DATA_LIMITS = ("max_change", "max_rejected", "max_unknown", "max_divergence", "max_age")
+DATA_LIMITS = ("max_change", "max_rejected", "max_unknown", "max_divergence", "max_age", "max_ahead")
 MODEL_LIMITS = ("max_drop", "min_metric", "tolerance")
 
 
@@ -110,7 +112,7 @@ def data_checks(
         for name in ("users", "items", "events"):
             change = abs(relative(data[name], last[name]))
             checks.append(at_most(f"data: change of the number of {name}", change, limits.max_change, f"{last[name]:,} -> {data[name]:,}"))
-        if last["newest_seconds"] <= clock:  # of an older version, which let events of the future pass
+        if last["newest_seconds"] <= clock + limits.max_ahead * HOUR:  # one beyond that was published by an older version
             later = (data["newest_seconds"] - last["newest_seconds"]) / HOUR
             checks.append(at_least("data: hours from the last run's newest event to this one's", later, 0))
     if moved is not None:
@@ -122,7 +124,8 @@ def data_checks(
     if limits.max_age is not None:
         checks.append(at_most("data: hours since the newest event", age, limits.max_age))
     # Were it published, the events of every later run would count as older than this one's.
-    checks.append(at_least("data: hours since the newest event, against times in the future", age, -1.0))
+    note = "--max-ahead allows more, as times need that are no dates"
+    checks.append(at_most("data: hours by which the newest event lies in the future", -age, limits.max_ahead, note))
     return checks
 
 

@@ -104,9 +104,9 @@ def _csv(path: Path, columns: tuple[str, str, str]) -> Iterator[pa.RecordBatch]:
         _check_columns(path, header, columns)
         # Arrow shows a malformed row as text, and fails where that is no UTF-8. As Latin-1 every byte is a letter (see `_restored`).
         encoding = "utf-8" if _is_utf8(path) else "latin-1"
-        names = columns if encoding == "utf-8" else [_as_latin_1(path, name, first=name == header[0]) for name in columns]
+        names = [name.encode().decode(encoding) for name in columns]
         table = pyarrow.csv.read_csv(
-            path,
+            _without_mark(path),
             read_options=pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES, encoding=encoding),
             parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip),
             # Bytes first: a value that is not UTF-8 costs its row, not the file.
@@ -131,11 +131,12 @@ def _restored(text: str, encoding: str) -> str:
     return text if encoding == "utf-8" else text.encode(encoding).decode(errors="replace")
 
 
-def _as_latin_1(path: Path, name: str, first: bool) -> str:
-    """A column's name as it stands in a file that is read as Latin-1."""
-    with path.open("rb") as file:
-        mark = codecs.BOM_UTF8 if first and file.read(3) == codecs.BOM_UTF8 else b""
-    return (mark + name.encode()).decode("latin-1")
+def _without_mark(path: Path) -> pa.NativeFile:
+    """A file behind its byte order mark, which Arrow would take for a part of the first column's name."""
+    file = pa.OSFile(str(path))
+    if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+        file.seek(0)
+    return file
 
 
 def _is_utf8(path: Path) -> bool:

@@ -100,7 +100,10 @@ class WorkFolder:
         runs = self.runs()
         theirs = runs[-1].state.get("model") if runs else None  # older runs do not say
         if theirs is not None and theirs != self.place_of(model):
-            raise UserError(f"{self.path}: its runs are for {self.path / theirs}, not for {model}; give another --work-dir")
+            raise UserError(
+                f"{self.path}: its runs are for {self.path / theirs}, not for {model}; give another --work-dir, or, where the folder "
+                f'was moved, correct "model" in {runs[-1].path / STATE} to {self.place_of(model)!r}'
+            )
 
     def place_of(self, model: Path) -> str:
         """Where a model's folder lies as seen from the work folder, so that both can be moved together."""

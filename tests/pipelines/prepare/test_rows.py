@@ -1,6 +1,7 @@
 import datetime
 import json
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -77,6 +78,12 @@ def test_timestamps_keep_their_unit(kind, expected):
     time = pa.array([5], pa.int64()).cast(pa.timestamp("s")).cast(pa.timestamp(kind.unit)).cast(kind)
     (row,) = cleaned(time=time)
     assert (row["kind"], row["whole"]) == expected
+
+
+def test_a_date_that_no_calendar_has_costs_its_row():
+    rows = cleaned(time=pa.array([2**31 - 1, 1], pa.int32()).cast(pa.date32()))
+    assert [row["whole"] for row in rows] == [None, 86_400 * 10**6]
+    assert cleaned(time=pa.array(np.float16([2.5])))[0]["fraction"] == 2.5
 
 
 @pytest.mark.parametrize("kind", [pa.large_string(), pa.dictionary(pa.int8(), pa.string()), pa.string_view()], ids=str)

@@ -110,7 +110,7 @@ def test_a_folder_appears_when_it_is_whole(tmp_path):
 def test_a_failure_keeps_what_was_there(tmp_path):
     output = tmp_path / "data"
     output.mkdir()
-    (output / "manifest.json").write_text("{}")
+    (output / "manifest.json").write_text(json.dumps({"format": FORMAT}))
     with pytest.raises(RuntimeError), partial_folder(output, overwrite=True) as folder:
         (folder / "file").write_text("new")
         raise RuntimeError
@@ -140,9 +140,12 @@ def test_what_a_killed_run_had_moved_aside_is_put_back(tmp_path):
     for folder in (old, new):
         folder.mkdir()
         (folder / "manifest.json").write_text(json.dumps({"format": FORMAT, "of": folder.name}))
+    with pytest.raises(UserError, match="holds a prepared data set already"), partial_folder(output, overwrite=False):
+        raise RuntimeError("all the work")
+    assert json.loads((output / "manifest.json").read_text())["of"] == old.name and not old.exists()
     with pytest.raises(RuntimeError), partial_folder(output, overwrite=True):
         raise RuntimeError
-    assert json.loads((output / "manifest.json").read_text())["of"] == old.name and list(tmp_path.iterdir()) == [output]
+    assert list(tmp_path.iterdir()) == [output]
 
 
 def test_an_output_in_use_is_refused(tmp_path):

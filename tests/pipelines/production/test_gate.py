@@ -55,7 +55,8 @@ def test_good_data_passes_every_check():
         ({}, {"max_unknown": 0.01}, "data: share of events on items unknown to serving"),
         ({}, {"max_divergence": 0.05}, "data: divergence of the items' popularity, bits"),
         ({}, {"max_age": 0.5}, "data: hours since the newest event"),
-        ({"newest_seconds": 23 * HOUR}, {}, "data: hours since the newest event, against times in the future"),
+        ({"newest_seconds": 46 * HOUR}, {}, "data: hours by which the newest event lies in the future"),
+        ({"newest_seconds": 23 * HOUR}, {"max_ahead": 1.5}, "data: hours by which the newest event lies in the future"),
     ],
 )
 def test_each_fault_of_the_data_fails_its_own_check(changes, limits, name):
@@ -70,7 +71,7 @@ def test_a_last_run_from_the_future_blocks_no_later_one():
 
 def test_the_first_run_has_nothing_to_be_compared_with():
     names = [check.name for check in on_data(last=None, moved=None)]
-    assert names == ["data: share of rejected rows", "data: hours since the newest event, against times in the future"]
+    assert names == ["data: share of rejected rows", "data: hours by which the newest event lies in the future"]
     names = [check.name for check in on_model(serving=None)]
     assert names[0] == "model: validation NDCG@20 against popularity, relative" and len(names) == 3
 

@@ -36,7 +36,7 @@ def test_bad_rows_of_a_csv_file_are_counted_and_written_out(tmp_path):
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "with a BOM"])
 def test_a_malformed_row_that_is_not_utf8_costs_itself_alone(tmp_path, mark):
-    log = mark + "größe,item,timestamp\nMüller,i,1\n".encode() + b"M\xfcller,i,2,3\nM\xfcller,j,4\nb,j,5\n"
+    log = mark + '"größe",item,timestamp\nMüller,i,1\n'.encode() + b"M\xfcller,i,2,3\nM\xfcller,j,4\nb,j,5\n"
     found, events, rejects = cleaned(tmp_path, "log.csv", log, "csv", ("größe", "item", "timestamp"))
     assert events == [("Müller", "i", 1), ("b", "j", 5)]
     assert found["rejected"] == {"bad or missing user": 1, "malformed row": 1}

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from elcrec_tf import cli
 from elcrec_tf.errors import UserError
 from pipelines.living.__main__ import main as living
 from pipelines.lock import locked
-from pipelines.production.__main__ import GATE_REFUSED, IN_USE, _prepared, main
+from pipelines.production.__main__ import GATE_REFUSED, IN_USE, _config, _prepared, main
 from pipelines.production.flags import make_parser
 
 ROOT = Path(__file__).parents[3]
@@ -80,16 +79,18 @@ def test_data_that_looks_wrong_is_refused_before_training(flags, tmp_path, capsy
     assert "check: is done" in capsys.readouterr().out
 
 
-def test_the_settings_file_tells_the_preparation_too(flags, tmp_path):
+def test_the_settings_file_tells_the_preparation_too(tmp_path):
     file = tmp_path / "settings.json"
-    file.write_text(json.dumps({"data": {"k_core": 20, "repeated_rows": "keep", "user_column": "customer"}, "train": {"epochs": 3}}))
-    flags = ["--input", "logs", "--model", "shop"]
-    arguments = make_parser().parse_args([*flags, "--config", str(file), "--user-column", "user"])
-    given = cli.config_flags(arguments)
-    data = _prepared(arguments, given)
-    assert (data.k_core, data.repeated_rows, data.user_column) == (20, "keep", "user") and "user_column" not in given
-    data = _prepared(make_parser().parse_args(flags), {})
-    assert (data.k_core, data.repeated_rows) == (5, "drop")
+    settings = {"data": {"k_core": 20, "repeated_rows": "keep", "user_column": "customer"}, "loss": {"negatives": "official"}}
+    file.write_text(json.dumps(settings))
+    arguments = make_parser().parse_args(["--input", "logs", "--model", "shop", "--config", str(file), "--preset", "paper-beauty"])
+    config = _config(arguments, {}, None)
+    assert config.loss.next_item == "bce" and config.loss.negatives == "official"
+    data = _prepared(str(file), config, {"user_column": "user"})
+    assert (data.k_core, data.repeated_rows, data.user_column) == (20, "drop", "user"), "keep is a default, which a run's file holds, too"
+    assert _prepared(str(file), config, {"repeated_rows": "keep"}).repeated_rows == "keep"
+    data = _prepared(None, config, {})
+    assert (data.k_core, data.repeated_rows, data.user_column) == (5, "drop", "user")
 
 
 @pytest.mark.parametrize("value", ["inf", "nan", "much"])
