@@ -16,8 +16,8 @@ from elcrec_tf.data.tables import JSON_DECODER
 
 WHOLE, FRACTION, NAIVE_NS, ZONED_NS, NAIVE_US, ZONED_US = range(6)
 FAMILIES = {"numbers": (WHOLE, FRACTION), "dates without a time zone": (NAIVE_NS, NAIVE_US), "dates with a time zone": (ZONED_NS, ZONED_US)}
-"""Kinds of times that can be compared. A log's times are of one family; microseconds are for years that nanoseconds cannot hold, for dates, and for
-timestamps that a file holds so."""
+"""Kinds of times that can be compared. A log's times are of one family; microseconds are for years that nanoseconds cannot hold, for
+dates, and for timestamps that a file holds so."""
 
 SCHEMA = "user string, item string, kind tinyint, whole bigint, fraction double, reason string, row string, file string"
 """What `clean` gives, as Spark writes it. Of a bad row `reason` and `row` are known, of a good one `user` to `fraction`; a time that is no
