@@ -20,7 +20,7 @@ from elcrec_tf.model import build_model
 from elcrec_tf.optimizer import DenseAdam, FusedAdam
 from elcrec_tf.results import evaluate_run
 from elcrec_tf.run_folder import RunFolder, load_keras
-from elcrec_tf.training import new_model, train_model
+from elcrec_tf.training import check_resumable, new_model, train_model
 from tests.prepared import sharded
 from tests.toy import random_sequences, toy_config
 
@@ -206,8 +206,7 @@ def test_a_run_that_is_stopped_in_its_first_epoch_has_no_model(sequences, tmp_pa
             train_model(sequences, TINY, folder)
     with pytest.raises(UserError, match="has not finished an epoch"):
         folder.load_model()
-    train_model(sequences, TINY.replace(epochs=1), folder, resume=True)
-    assert len(folder.read_history()) == 1
+    check_resumable(folder, sequences, TINY)
 
 
 def test_resume_refuses_data_that_changed_under_the_same_items(finished, sequences):
@@ -333,6 +332,7 @@ def test_an_automatic_number_of_intents_is_recorded_and_kept(counted):
     assert model.output["intents"].shape[-1] == best["clusters"]
 
 
+@pytest.mark.slow
 def test_a_run_with_an_automatic_number_of_intents_can_be_resumed(counted, tmp_path):
     data, config, folder, model = counted
     resumed = RunFolder(tmp_path / "resumed")
@@ -353,6 +353,7 @@ def test_without_retired_centres_a_model_says_the_same(counted):
     np.testing.assert_allclose(ours["intents"], np.asarray(theirs["intents"])[:, whole.cluster_centers.in_use()], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_compiled_chains_give_the_same_run(finished, sequences, tmp_path):
     """Dropout is on: its masks are the same."""
     folder = RunFolder(tmp_path / "run")
@@ -512,6 +513,7 @@ def test_a_model_for_shards_has_the_activity_groups_of_the_same_users_in_memory(
     assert bounds[0] == bounds[1] == np.unique(np.quantile(seen[seen > 0], [0.25, 0.5, 0.75], method="lower")).tolist()
 
 
+@pytest.mark.slow
 def test_the_number_of_intents_is_decided_on_a_sample_of_shards(tmp_path):
     shards = sharded(random_sequences(num_users=60, num_items=60), tmp_path / "shards")
     folder = RunFolder(tmp_path / "run")
