@@ -596,7 +596,7 @@ def test_a_command_that_is_killed_leaves_no_process_and_goes_on(places, results,
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment) as killed:
         deadline = time.monotonic() + 300
-        while not list((tmp_path / "runs").glob("*/checkpoint/*.keras")) and time.monotonic() < deadline:
+        while not list((tmp_path / "runs").glob("*/checkpoint/epoch-*.keras")) and time.monotonic() < deadline:
             time.sleep(0.1)
         killed.send_signal(signal.SIGKILL)
         killed.wait()
