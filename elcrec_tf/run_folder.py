@@ -223,8 +223,12 @@ def load_keras(path: Path) -> ELCRec:
     return model
 
 
-def resolved(preset: str | None, file: str | None, flags: Mapping[str, Any]) -> Config:
-    """`resolve`, where the run that `flags` name as a warm start's has its settings stand in the preset's place."""
+def resolve_run(preset: str | None, file: str | None, flags: Mapping[str, Any]) -> Config:
+    """The configuration of a new run: `config.resolve`, with the settings of the run that it starts from (`--warm-start`) for a preset.
+
+    Raises:
+        UserError: as `resolve` does, and for a preset beside a warm start.
+    """
     parent = flags.get("warm_start")
     if parent and preset:
         raise UserError("--warm-start takes the settings of the run that it goes on from; leave out --preset")

@@ -15,7 +15,7 @@ from elcrec_tf.data.shards import AnySequences
 from elcrec_tf.errors import UserError
 from elcrec_tf.files import write_json
 from elcrec_tf.presets import PRESETS
-from elcrec_tf.run_folder import RunFolder, default_folder, newest_folder, resolved
+from elcrec_tf.run_folder import RunFolder, default_folder, newest_folder, resolve_run
 from elcrec_tf.workers import Worker, this_worker
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _folder_and_config(arguments: argparse.Namespace, writes: bool) -> tuple[Run
     if not arguments.resume:
         if folder and writes:
             folder.check_new()
-        return folder, resolved(arguments.preset, arguments.config, flags)
+        return folder, resolve_run(arguments.preset, arguments.config, flags)
     folder = folder or newest_folder()
     if arguments.preset or arguments.config:
         raise UserError("--resume takes the settings of the run it continues; leave out --preset and --config")

@@ -16,7 +16,7 @@ from elcrec_tf.data.datasets import load_dataset
 from elcrec_tf.data.shards import AnySequences
 from elcrec_tf.errors import UserError
 from elcrec_tf.presets import PRESETS
-from elcrec_tf.run_folder import resolved
+from elcrec_tf.run_folder import resolve_run
 from elcrec_tf.search_folder import TOLERANCE, TUNERS, SearchFolder, SearchSettings, default_search_folder, newest_search_folder
 from elcrec_tf.search_space import KNOWN, make_space, read_space_file
 from elcrec_tf.tuning_workers import role, run_workers
@@ -124,7 +124,7 @@ def _new(arguments: argparse.Namespace) -> tuple[SearchFolder, SearchSettings, A
         folder.check_new()
     flags = cli.config_flags(arguments)
     monitor = {"monitor": arguments.objective} if arguments.objective else {}
-    config = resolved(arguments.preset, arguments.config, {**flags, **monitor})
+    config = resolve_run(arguments.preset, arguments.config, {**flags, **monitor})
     if config.train.epochs < 1:
         raise UserError("train.epochs should be at least 1 in a search. Received: 0")
     entries = read_space_file(arguments.space) if arguments.space else {}

@@ -18,7 +18,7 @@ from typing import IO
 
 from elcrec_tf import cli, train
 from elcrec_tf.errors import UserError
-from elcrec_tf.run_folder import RunFolder, default_folder, newest_folder, resolved
+from elcrec_tf.run_folder import RunFolder, default_folder, newest_folder, resolve_run
 
 _THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
 _GRACE_SECONDS = 20
@@ -61,7 +61,7 @@ def _commands(arguments: list[str]) -> tuple[RunFolder, list[str], list[str]]:
     elif parsed.resume:
         folder = newest_folder()
     else:
-        dataset = resolved(parsed.preset, parsed.config, cli.config_flags(parsed)).data.dataset
+        dataset = resolve_run(parsed.preset, parsed.config, cli.config_flags(parsed)).data.dataset
         folder = default_folder(Path(dataset).stem)
     if not parsed.resume:
         folder.check_new()

@@ -44,7 +44,7 @@ def partial_folder(output: Path, overwrite: bool) -> Iterator[Path]:
     them had moved aside, and put nothing in its place, is put back.
 
     Raises:
-        UserError: when another run has written `output` meanwhile, unless `overwrite`.
+        UserError: as `check_output` does, at once, and again where another run has written `output` meanwhile.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     pattern = f".{output.name}.partial-"

@@ -15,7 +15,7 @@ from pyspark.sql import functions as F  # noqa: N812 - as everyone calls it
 from elcrec_tf.data.catalog import Catalog
 from elcrec_tf.errors import UserError
 from pipelines.prepare import events as steps
-from pipelines.prepare.folder import check_output, partial_folder
+from pipelines.prepare.folder import partial_folder
 from pipelines.prepare.manifest import CATALOG, REJECTS, write_manifest
 from pipelines.prepare.options import PrepareOptions
 from pipelines.prepare.writing import RESULT_SCHEMA, RejectWriter, ShardWriter
@@ -33,7 +33,6 @@ def prepare(spark: SparkSession, options: PrepareOptions, console: Console) -> d
         UserError: for an output that is in use, an input that cannot be read, and one of which nothing is left.
     """
     output = Path(options.output).absolute()
-    check_output(output, options.overwrite)
     earlier = _earlier_catalog(options.catalog)
     with partial_folder(output, options.overwrite) as folder:
         rows = steps.read_rows(spark, options)
