@@ -14,7 +14,8 @@ from elcrec_tf.errors import UserError
 from elcrec_tf.run_folder import RunFolder
 from pipelines import distributed
 
-# Called as `python -m elcrec_tf.train ARGUMENTS`: writes down its pid, arguments and TF_CONFIG, then acts by its number.
+# Called as `python -m elcrec_tf.train ARGUMENTS`: writes down its pid, arguments and TF_CONFIG, then acts by its number. It waits
+# for the others before it acts, so that no worker is ended for what another did before it has written.
 _STAND_IN = """#!{python}
 import json, os, pathlib, signal, sys, time
 config = json.loads(os.environ["TF_CONFIG"])
@@ -22,6 +23,9 @@ index, log = config["task"]["index"], pathlib.Path({log!r})
 with (log / str(index)).open("a") as file:
     print(json.dumps([os.getpid(), sys.argv[3:], config, os.environ["TF_NUM_INTRAOP_THREADS"]]), file=file)
 life = len((log / str(index)).read_text().splitlines())
+others = [log / str(other) for other in range(len(config["cluster"]["worker"]))]
+while not all(file.exists() and len(file.read_text().splitlines()) >= life for file in others):
+    time.sleep(0.01)
 {actions}
 """
 
@@ -130,12 +134,14 @@ def test_the_cause_is_the_kill_not_what_the_others_make_of_it(stand_in, monkeypa
     """Both have ended when they are looked at: worker 1 was killed, worker 0 could not go on."""
     install, _ = stand_in
     install("if index:\n    os.kill(os.getpid(), signal.SIGKILL)\nsys.exit(1)")
-    start = distributed._start
+    start, started = distributed._start, []
 
     def start_and_wait(*arguments):
-        process = start(*arguments)
-        process.wait()
-        return process
+        started.append(start(*arguments))
+        if len(started) == 2:
+            for process in started:
+                process.wait()
+        return started[-1]
 
     monkeypatch.setattr(distributed, "_start", start_and_wait)
     assert distributed.main(["--workers", "2", "--", "--output-dir", "run"]) == 128 + 9
