@@ -23,6 +23,13 @@ from elcrec_tf.ranking import ranking_metrics
 from elcrec_tf.run_folder import RunFolder
 
 
+def check_states(states: np.ndarray, epoch: int) -> None:
+    """Raise `UserError` where states after `epoch` epochs are no finite numbers: the last step may have done it, and no loss was computed
+    since."""
+    if not np.isfinite(states).all():
+        raise UserError(f"training diverged: the states are no finite numbers after epoch {epoch}; try a lower --learning-rate")
+
+
 class ContrastiveLossCallback(keras.callbacks.Callback):
     """Schedules the contrastive weights and the temperature, and watches what the intents do.
 
@@ -30,6 +37,7 @@ class ContrastiveLossCallback(keras.callbacks.Callback):
     values times `factor(epoch)`, and the temperature. At its end it adds to the logs: `intents_used`, `intent_perplexity`,
     `largest_intent`, `smallest_intent`, `intent_separation`, `center_cosine_mean`, `center_cosine_max`, `view_alignment`,
     `view_uniformity` (see `elcrec_tf.intents`) of the intents in use, the scheduled values, and `revived` when dead centres may be.
+    States that are no finite numbers are a `UserError` instead, so it belongs in front of whatever records an epoch.
 
     Args:
         epochs: length of the schedule.
@@ -97,15 +105,17 @@ class ContrastiveLossCallback(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = {} if logs is None else logs
-        pooled = {name: self._predict(views)["pooled"] for name, views in self.probe.items() if name != "history"}
-        intents = self._predict(self.probe["history"])["intents"]
+        outputs = {name: self._predict(history) for name, history in self.probe.items()}
+        for output in outputs.values():
+            check_states(output["pooled"], epoch + 1)
+        intents = outputs["history"]["intents"]
         assigned = self.assignments() if self.assignments else intents.argmax(-1)
         layer = self.model.cluster_centers
         in_use = layer.in_use()
         logs |= assignment_health(np.searchsorted(in_use, assigned), len(in_use))
         logs["intent_separation"] = separation(intents[:, in_use])
         logs |= center_health(keras.ops.convert_to_numpy(layer.centers)[in_use])
-        logs |= view_health(pooled["view_a"], pooled["view_b"])
+        logs |= view_health(outputs["view_a"]["pooled"], outputs["view_b"]["pooled"])
         logs |= {f"{name}_weight": self._start[name] * self.factor(epoch) for name in self._start}
         logs["temperature"] = float(keras.ops.convert_to_numpy(self.model.temperature))
         if self.revive_below:

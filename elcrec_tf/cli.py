@@ -105,9 +105,9 @@ def _metavar(meta: Any, element: type) -> str | None:
     return None if meta["choices"] else meta["metavar"] or {int: "N", float: "X", str: "TEXT"}[element]
 
 
-def config_flags(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The config fields that were given as flags."""
-    names = {field.name for kind in GROUPS for field in dataclasses.fields(kind)}
+def config_flags(arguments: argparse.Namespace, groups: Sequence[type[Group]] = GROUPS) -> dict[str, Any]:
+    """The fields of some groups that were given as flags."""
+    names = {field.name for kind in groups for field in dataclasses.fields(kind)}
     return {name: value for name, value in vars(arguments).items() if name in names}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from elcrec_tf.errors import UserError
+from elcrec_tf.callbacks import check_states
 from elcrec_tf.evaluation import output_model
 from elcrec_tf.intents import kmeans, separation, unit_rows
 
@@ -111,8 +111,7 @@ class ClusterCount(keras.callbacks.Callback):
         logs = {} if logs is None else logs
         layer = self.model.cluster_centers
         pooled = self._pooled.predict(self.history, batch_size=256, verbose=0)["pooled"]
-        if not np.isfinite(pooled).all():  # the last step may have done it, after the last look at the loss
-            raise UserError(f"training diverged: the states are no finite numbers after epoch {epoch + 1}; try a lower --learning-rate")
+        check_states(pooled, epoch + 1)
         users = unit_rows(pooled)
         change = revise(keras.ops.convert_to_numpy(layer.centers)[layer.in_use()], users, layer.num_clusters)
         layer.keep(change.centers)

@@ -19,6 +19,9 @@ from elcrec_tf.errors import UserError
 from elcrec_tf.files import read_json_object
 from elcrec_tf.presets import PRESETS
 
+MOST_SEED = 2**32 - 1
+"""The largest seed that NumPy and scikit-learn take."""
+
 
 @dataclass(frozen=True)
 class DataConfig(Group):
@@ -44,16 +47,20 @@ class DataConfig(Group):
     item_column: str = field("item", "name of a log's item column", metavar="NAME")
     time_column: str = field("timestamp", "name of a log's time column: numbers, or ISO 8601 dates", metavar="NAME")
     filter_column: str | None = field(
-        None, "keep only the rows of a log whose value in this column passes --min-value or --keep-values", metavar="NAME"
+        None, "keep only the rows of a log whose value in this column passes --min-value and --keep-values, where given", metavar="NAME"
     )
     min_value: float | None = field(None, "smallest value kept of the filter column (a rating, say)")
     keep_values: tuple[str, ...] | None = field(None, "values kept of the filter column (event types, say)")
     k_core: int = field(
-        5, "drop users and items with fewer events than this, again and again until none is left to drop; 1 keeps all", low=1
+        5,
+        "drop users and items with fewer events than this, again and again until none is left to drop; 1 keeps all. Then users go who lack "
+        "the 3 events of leave-one-out, so 2 may leave items with a single one",
+        low=1,
     )
     ties: str = field(
         "file",
-        "order of a user's events at the same time: as they stand in the file, or by item id, whatever the order of the rows",
+        "order of a user's events at the same time: as they stand in the file, or by item id, whatever the order of the rows (as "
+        "pipelines.prepare does it)",
         choices=("file", "item"),
     )
     repeated_rows: str = field(
@@ -116,7 +123,12 @@ class ModelConfig(Group):
         word="auto",
         metavar="N|auto",
     )
-    most_clusters: int = field(256, "intents that --num-clusters auto starts with, and has at most", low=2)
+    most_clusters: int = field(
+        256,
+        "intents that --num-clusters auto starts with, and has at most; each that it keeps has 10 of the sampled users, 4,000 or 15 for "
+        "each of these intents, whichever is more",
+        low=2,
+    )
     centers_start: str = field(
         "random", "start of the centres: random unit vectors, or k-means on the untrained encoder's outputs", choices=("random", "kmeans")
     )
@@ -255,7 +267,7 @@ class TrainConfig(Group):
     monitor: str = field(
         "NDCG@20", "validation metric that picks the best epoch", choices=("HR@5", "HR@10", "HR@20", "NDCG@5", "NDCG@10", "NDCG@20", "MRR")
     )
-    seed: int = field(0, "seed of weights, shuffling, augmentation and dropout", low=0, high=2**32 - 1)
+    seed: int = field(0, "seed of weights, shuffling, augmentation and dropout", low=0, high=MOST_SEED)
     warm_start: str | None = field(
         None,
         "start from this run's best model, whose settings are the defaults then; items are matched by id, new ones join",
@@ -284,7 +296,9 @@ class TrainConfig(Group):
         choices=("auto", "all", "touched"),
     )
     eval_batch_size: int = field(256, "users a batch when ranking", low=1)
-    snapshot_epochs: tuple[int, ...] | None = field(None, "epochs after which user embeddings and intents are written to the run folder")
+    snapshot_epochs: tuple[int, ...] | None = field(
+        None, "epochs after which user embeddings and intents are written to the run folder; 0 is before training", low=0
+    )
     recovery: bool = field(True, "on simulated data, train two more models to compare how well the planted intents are recovered")
     snapshot_users: int = field(5000, "users sampled for a snapshot", low=1)
 
@@ -412,7 +426,7 @@ def resolve(
         base: settings that stand in the preset's place, those of another run.
 
     Raises:
-        UserError: for an unknown preset, an unreadable file, unknown keys, or values out of bounds.
+        UserError: for an unknown preset, an unreadable file, unknown keys, values out of bounds, or snapshots after the last epoch.
     """
     values = {} if file is None else read_json_object(file, "groups, as a run's config.json does")
     data = values.get("data", {})
@@ -421,5 +435,14 @@ def resolve(
     if not isinstance(name, str) or name not in PRESETS:
         raise UserError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
     config = base or _updated(Config(), PRESETS[name], "preset").with_preset(name)
-    config = Config.from_dict(values, base=config, where=str(file))
-    return _updated(config, flags or {}, "flag")
+    config = _updated(Config.from_dict(values, base=config, where=str(file)), flags or {}, "flag")
+    if config.train.snapshot_epochs != (base.train.snapshot_epochs if base else None):  # another run's may have been made for more epochs
+        _check_snapshots(config.train)
+    return config
+
+
+def _check_snapshots(train: TrainConfig) -> None:
+    # Not in a group's own checks: with fewer epochs than it was made for (a trial of Hyperband) a configuration is whole, too.
+    late = max(train.snapshot_epochs or (0,))
+    if late > train.epochs:
+        raise UserError(f"train.snapshot_epochs should be at most train.epochs, {train.epochs}. Received: {late}")

@@ -26,7 +26,8 @@ def field(
     metavar: str | None = None,
     word: str | None = None,
 ) -> Any:
-    """A dataclass field with its help text, its `choices` and its bounds (`low`, `high` inclusive; `above`, `below` exclusive).
+    """A dataclass field with its help text, its `choices` and its bounds (`low`, `high` inclusive; `above`, `below` exclusive), which hold
+    for each element of a tuple.
 
     `word` is what a field of numbers takes besides numbers.
     """
@@ -89,7 +90,8 @@ class Group:
             for one in value if isinstance(value, tuple) else (value,):
                 if one not in meta["choices"]:
                     raise UserError(f"{name} should be one of {', '.join(meta['choices'])}. Received: {one!r}")
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            for key, words, holds in _BOUNDS:
-                if meta[key] is not None and not holds(value, meta[key]):
-                    raise UserError(f"{name} should be {words} {meta[key]}. Received: {value!r}")
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, int | float) and not isinstance(one, bool):
+                for key, words, holds in _BOUNDS:
+                    if meta[key] is not None and not holds(one, meta[key]):
+                        raise UserError(f"{name} should be {words} {meta[key]}. Received: {one!r}")

@@ -58,6 +58,8 @@ def main(argv: list[str]) -> int:
     for side in (old, new):
         if side.missing:
             console.print(f"{side.folder.path}: users are not compared: {side.missing}", soft_wrap=True)
+    if found["least_share"] is None:
+        console.print("all intents of both runs count: --least-share needs the users of both", soft_wrap=True)
     if arguments.output is not None:
         write_json(arguments.output, found)
         console.print(f"written to {arguments.output}", soft_wrap=True)

@@ -9,12 +9,15 @@ import shlex
 import sys
 
 from elcrec_tf import cli
-from elcrec_tf.config import Config
+from elcrec_tf.config import Config, DataConfig
 from elcrec_tf.data.datasets import load_dataset
+from elcrec_tf.data.inherited import with_flags
 from elcrec_tf.data.shards import AnySequences
 from elcrec_tf.errors import UserError
 from elcrec_tf.files import write_json
 from elcrec_tf.run_folder import RunFolder
+
+_NOT_HERE = ("dataset", "data_dir", "item_metadata")  # two have a meaning of their own here, titles none
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -23,6 +26,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dataset", metavar="NAME|PATH", help="another data set; the result goes to metrics-<name>.json")
     parser.add_argument("--data-dir", metavar="DIR", help="folder of named data sets (default: the run's)")
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON to standard output")
+    as_in_training = {one.name: "as in training" for one in dataclasses.fields(DataConfig) if one.name not in _NOT_HERE}
+    as_in_training["filter_column"] += "; '' turns the filter off"
+    cli.add_config_flags(parser, [DataConfig], only=as_in_training, defaults=as_in_training)
     return parser
 
 
@@ -30,15 +36,14 @@ def main(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
     folder = RunFolder(arguments.run_dir)
     config = folder.config()
-    changes = {name: value for name in ("dataset", "data_dir") if (value := getattr(arguments, name)) is not None}
-    data = dataclasses.replace(config.data, **changes)
-    sequences = load_dataset(data, config.simulator)
+    given = {name: value for name, value in cli.config_flags(arguments, [DataConfig]).items() if value is not None}
+    sequences = load_dataset(with_flags(config.data, given), config.simulator)
     own = _is_own(sequences, folder, config, arguments.dataset)
     # What only the training job can measure stays.
     recovery = folder.read_metrics().get("intents", {}).get("recovery") if own else None
     catalog = folder.catalog()
     if list(catalog.ids) != list(sequences.catalog.ids):
-        sequences = sequences.with_catalog(catalog)
+        sequences = sequences.with_catalog(catalog, recount=True)
     cli.import_tensorflow()
 
     from elcrec_tf.progress import history_length_table, results_table
@@ -71,8 +76,8 @@ def _is_own(sequences: AnySequences, folder: RunFolder, config: Config, dataset:
     same = folder.fingerprint() in (None, sequences.fingerprint)
     if dataset is None and not same:
         raise UserError(
-            f"the data of {config.data.dataset} has changed since the run was made; evaluate it as another data set with "
-            f"--dataset {shlex.quote(config.data.dataset)}, which writes metrics-{sequences.name}.json"
+            f"the data of {config.data.dataset}, or how it is read, has changed since the run was made; evaluate it as another data set "
+            f"with --dataset {shlex.quote(config.data.dataset)}, which writes metrics-{sequences.name}.json"
         )
     return same and dataset in (None, config.data.dataset)
 

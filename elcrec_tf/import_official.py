@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 
 from elcrec_tf import cli
-from elcrec_tf.config import Config, resolve
+from elcrec_tf.config import Config, DataConfig, resolve
 from elcrec_tf.data.datasets import load_dataset
 from elcrec_tf.errors import UserError
 from elcrec_tf.files import write_json
 from elcrec_tf.run_folder import RunFolder
+
+_NOT_HERE = ("dataset", "data_dir", "k_core")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -22,15 +25,14 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data-dir", metavar="DIR", help="folder of named data sets")
     parser.add_argument("--fusion", choices=("shift", "concat"), default="concat", help="fusion it was trained with (default: concat)")
     parser.add_argument("--num-heads", type=int, default=2, metavar="N", help="attention heads; no array tells them (default: 2)")
+    cli.add_config_flags(parser, [DataConfig], only=[one.name for one in dataclasses.fields(DataConfig) if one.name not in _NOT_HERE])
     return parser
 
 
 def main(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
-    data = {"dataset": arguments.dataset, "k_core": 1}  # the checkpoint's items are the file's, whatever their counts
-    if arguments.data_dir:
-        data["data_dir"] = arguments.data_dir
-    base = resolve("paper-beauty", flags=data)
+    given = cli.config_flags(arguments, [DataConfig])
+    base = resolve("paper-beauty", flags={**given, "k_core": 1})  # the checkpoint's items are the file's, whatever their counts
     sequences = load_dataset(base.data, base.simulator)
     cli.import_tensorflow()
 

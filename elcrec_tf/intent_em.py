@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from elcrec_tf.callbacks import check_states
 from elcrec_tf.evaluation import output_model
 from elcrec_tf.intents import kmeans
 
@@ -37,7 +38,9 @@ class IntentEM(keras.callbacks.Callback):
         began = time.perf_counter()
         centers = self.model.cluster_centers
         seed = int(np.random.default_rng([self.seed, epoch]).integers(2**32))
-        centers.assign_centers(kmeans(self._pooled(), centers.num_clusters, seed)[0])
+        pooled = self._pooled()
+        check_states(pooled, epoch)
+        centers.assign_centers(kmeans(pooled, centers.num_clusters, seed)[0])
         self._seconds = time.perf_counter() - began
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

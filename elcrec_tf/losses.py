@@ -74,7 +74,6 @@ def _catalogue_lse(queries: Any, keys: Any, weights: Any, bounded: bool) -> Any:
     return lse(queries, keys)
 
 
-@fused
 def _key_gradient(upstream: Any, *parts: Any) -> Any:
     """The blocks' gradients of the items added up; row 0, padding, has none."""
     return ops.pad(upstream * sum(_float32(part) for part in parts), [[1, 0], [0, 0]])

@@ -75,7 +75,13 @@ def _parser() -> argparse.ArgumentParser:
         help="an exported model's folder (its newest version answers), or one version's; or ask a server with --server",
     )
     question = parser.add_mutually_exclusive_group(required=True)
-    question.add_argument("--history", metavar="ID", nargs="+", help="item ids of one history, oldest first")
+    question.add_argument(
+        "--history",
+        metavar="ID",
+        nargs="+",
+        action="extend",
+        help="item ids of one history, oldest first; may be repeated, and --history=ID takes an id that begins with -",
+    )
     question.add_argument(
         "--input", metavar="FILE", type=Path, help="file with many histories: a CSV, Parquet or JSONL log, or 'user item item ...' text"
     )

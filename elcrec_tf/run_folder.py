@@ -23,13 +23,15 @@ import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from elcrec_tf.config import Config, resolve
+from elcrec_tf.config import GROUPS, Config, DataConfig, resolve
 from elcrec_tf.data.catalog import Catalog
+from elcrec_tf.data.inherited import with_flags
 from elcrec_tf.errors import UserError
-from elcrec_tf.files import atomic_path, write_json, write_text
+from elcrec_tf.files import atomic_path, read_json_object, write_json, write_text
 
 if TYPE_CHECKING:
     from elcrec_tf.model import ELCRec
@@ -224,15 +226,25 @@ def load_keras(path: Path) -> ELCRec:
 
 
 def resolve_run(preset: str | None, file: str | None, flags: Mapping[str, Any]) -> Config:
-    """The configuration of a new run: `config.resolve`, with the settings of the run that it starts from (`--warm-start`) for a preset.
+    """The configuration of a new run: `config.resolve`, with the settings of the run that it starts from for a preset, be that named by
+    the flag `warm_start` or by the file.
 
     Raises:
-        UserError: as `resolve` does, and for a preset beside a warm start.
+        UserError: as `resolve` does, and for a preset beside a warm start. A whole config.json may name its own: it has every setting.
     """
-    parent = flags.get("warm_start")
-    if parent and preset:
-        raise UserError("--warm-start takes the settings of the run that it goes on from; leave out --preset")
-    return resolve(preset, file, flags, RunFolder(parent).config() if parent else None)
+    values = read_json_object(file, "groups, as a run's config.json does") if file else {}
+    train = values.get("train")
+    parent = flags.get("warm_start", train.get("warm_start") if isinstance(train, dict) else None)
+    if not parent or not isinstance(parent, str):
+        return resolve(preset, file, flags)
+    whole = all(kind.GROUP in values for kind in GROUPS)
+    if preset or (values.get("preset") and not whole):
+        start = "--warm-start" if "warm_start" in flags else f"{file}: train.warm_start"
+        where = "--preset" if preset else f"the preset in {file}"
+        raise UserError(f"{start} takes the settings of the run that it goes on from; leave out {where}")
+    theirs = RunFolder(parent).config()
+    given = {one.name: flags[one.name] for one in fields(DataConfig) if one.name in flags}
+    return resolve(None, file, flags, replace(theirs, data=with_flags(theirs.data, given)))
 
 
 def default_folder(dataset: str, parent: str | Path = "runs") -> RunFolder:

@@ -41,7 +41,7 @@ KNOWN: dict[str, dict[str, Any]] = {
 """Fields with a range that a file need not repeat."""
 
 DEFAULT = ("num_clusters", "temperature")
-"""Fields that are searched unless a file or a flag says otherwise."""
+"""Fields that are searched unless a file or a flag says otherwise, or they have no effect."""
 
 _KEYS = ("low", "high", "scale", "choices")
 # The other groups say what the data is, and the other settings of training how long, how often and where a trial runs.
@@ -108,8 +108,9 @@ def make_space(base: Config, entries: Mapping[str, Any], flags: Collection[str] 
             raise UserError(f"{where}: {name} is given here and by {_flag(name)}; leave out one of them")
     fixed = {name: value for name, value in entries.items() if not isinstance(value, Mapping)}
     base = _replaced(base, fixed, where)
-    wanted = {name: {} for name in DEFAULT if name not in flags} | dict(entries)
-    searched = {name: entry for name, entry in wanted.items() if name not in fixed}
+    ranges = {name: entry for name, entry in entries.items() if name not in fixed}
+    left = [name for name in DEFAULT if name not in {*flags, *fixed} and _has_effect(name, base, ranges)]
+    searched: dict[str, Any] = {name: {} for name in left} | ranges
     if not searched:
         raise UserError(f"{where}: nothing is left to search; name a field with a range or choices in a --space file")
     return Space.from_dict(base, searched, where)
@@ -118,6 +119,17 @@ def make_space(base: Config, entries: Mapping[str, Any], flags: Collection[str] 
 def read_space_file(file: str | Path) -> dict[str, Any]:
     """The entries of a space file, to be checked by `make_space`. Raises `UserError` when it is no JSON object."""
     return read_json_object(file, 'fields, as in {"dropout": {"low": 0.1, "high": 0.5}}')
+
+
+def _has_effect(name: str, base: Config, searched: Collection[str]) -> bool:
+    """Whether a default field does something in the base configuration, or may do in a trial by another field that is searched."""
+    loss, model = base.loss, base.model
+    contrastive = {term for term in ("sequence", "intent") if getattr(loss, f"{term}_weight") or f"{term}_weight" in searched}
+    if name == "temperature":
+        return bool(contrastive)
+    elcm = base.elcm or (not {"cluster_weight", "intent_clustering"}.isdisjoint(searched))
+    of_sequence = model.fusion != "none" or loss.mask_same_intent or not {"fusion", "mask_same_intent"}.isdisjoint(searched)
+    return elcm or "intent" in contrastive or ("sequence" in contrastive and of_sequence)
 
 
 def _parameter(base: Config, name: str, entry: Mapping[str, Any], where: str) -> Parameter:

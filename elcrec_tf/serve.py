@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     _add(bounds, "max_queued", "further requests that may wait; more are refused", "N", int)
     _add(bounds, "max_message_mb", "largest request in megabytes", "X", float)
     _add(bounds, "max_rows", "most rows of a request", "N", int)
+    _add(bounds, "max_width", "most values of a row, such as the items of a history", "N", int)
     _add(bounds, "grace_seconds", "how long requests in flight may take when the server is stopped", "X", float)
     security = parser.add_argument_group("security")
     _add(security, "tls_cert", "PEM file with the server's certificate", "FILE", Path)

@@ -47,7 +47,9 @@ from elcrec_tf.worker_training import ChiefCenters, SharedRanker, Team
 _Strategy: TypeAlias = "tf.distribute.Strategy | None"
 _PROBE_USERS = 1024
 _MANY_ITEMS = 100_000  # whose table is so large that updating all of it takes most of a step
+_CLUSTERED_USERS = 50_000  # that k-means starts the centres from
 _COUNTED_USERS = 4000
+_COUNTED_USERS_A_CENTER = 15  # more than a centre needs to stay, as users divide unevenly
 _MEMORY = "--memory-weight"
 _PROBE_LENGTH = 20  # latest items: enough to compare views, at a fraction of an epoch's cost
 
@@ -76,29 +78,65 @@ def train_model(
         The model of the best validation epoch.
 
     Raises:
-        UserError: for a folder in use, a resume with other settings, a warm start from a run that does not fit, or a loss that is no
-            longer finite.
+        UserError: for a folder in use, a resume with other settings, a warm start from a run that does not fit, a loss or states that are
+            no longer finite, or workers that do not agree or are gone.
     """
     console = console or Console(quiet=True)
     devices = _devices() if devices is None else devices
-    check_trainable(sequences, config)
-    if not resume:
-        strategy = team.strategy if team else _strategy(tuple(devices))
-        _updates_touched_rows(
-            config, sequences.catalog.num_items, _xla(config, strategy)
-        )  # refuses what cannot be before a folder is there
+    with team.together() if team else contextlib.nullcontext():
+        if team:
+            _check_agreement(sequences, config, folder, team)
+        # What cannot be is refused before a folder is there.
+        if resume:
+            check_trainable(sequences, config)
+            check_resumable(folder, sequences, config)
+        else:
+            check_startable(sequences, config, shared=team is not None or len(devices) > 1)
+        if _writes(team):
+            _write_start(sequences, config, folder, resume, console)
+        fit_model(sequences, config, folder, console, devices, team)
+        return folder.load_model()
+
+
+def _check_agreement(sequences: AnySequences, config: Config, folder: RunFolder, team: Team) -> None:
+    """Raise `UserError` on every worker unless all are about to do the same. Comes before one of them writes, or makes a variable, which
+    the workers share: variables of different shapes end in errors that nobody understands."""
+    checkpoint = folder.newest_checkpoint()
+    epoch = checkpoint[0] if checkpoint else 0
+    settings = dataclasses.replace(config, preset="", data=DataConfig())  # where the data lies may differ
+    team.check_agreement(settings=settings, data=sequences.fingerprint, checkpoint=epoch, history=_rows_until(folder, epoch))
+
+
+def _rows_until(folder: RunFolder, epoch: int) -> list[dict[str, float]]:
+    """The history up to an epoch with a checkpoint. A row after it belongs to an epoch that was cut off between the two."""
+    return [row for row in folder.read_history() if row["epoch"] <= epoch]
+
+
+def _write_start(sequences: AnySequences, config: Config, folder: RunFolder, resume: bool, console: Console) -> None:
     if resume:
-        check_resumable(folder, sequences, config)
-    if _writes(team) and resume:
+        if config.train.epochs and not folder.config().train.epochs:
+            # The results of the untrained model: until there is a checkpoint beside them, the run would pass for an imported one.
+            folder.metrics_file.unlink(missing_ok=True)
         folder.write_config(config)  # the number of epochs may have changed
-    elif _writes(team):
-        parent = parent_of(config)
-        origin = lineage(parent, sequences.catalog, folder) if parent else None
-        folder.create(config, sequences.catalog, sequences.fingerprint, origin)
-        if origin:
-            console.print(describe(origin), soft_wrap=True)
-    fit_model(sequences, config, folder, console, devices, team)
-    return folder.load_model()
+        return
+    parent = parent_of(config)
+    origin = lineage(parent, sequences.catalog, folder) if parent else None
+    folder.create(config, sequences.catalog, sequences.fingerprint, origin)
+    if origin:
+        console.print(describe(origin), soft_wrap=True)
+
+
+def check_startable(sequences: AnySequences, config: Config, shared: bool | None = None) -> None:
+    """Raise `UserError` for settings that a new run cannot have with this data set on this machine. (A run that is resumed may have begun
+    on another one.)
+
+    Args:
+        sequences: the data set.
+        config: the configuration.
+        shared: whether several devices share a step; whether there are several GPUs if None.
+    """
+    check_trainable(sequences, config)
+    _updates_touched_rows(config, sequences.catalog.num_items, _xla(config, len(_devices()) > 1 if shared is None else shared))
 
 
 def check_trainable(sequences: AnySequences, config: Config) -> None:
@@ -109,10 +147,13 @@ def check_trainable(sequences: AnySequences, config: Config) -> None:
     if isinstance(sequences, ShardedSequences):
         _check_streamable(sequences, config)
         _check_questions(sequences)
-    em = config.model.intent_clustering == "em"
-    if (em or config.model.centers_start == "kmeans") and users < config.model.centers:
-        flag = "--intent-clustering em" if em else "--centers-start kmeans"
-        raise UserError(f"{flag} needs at least as many users as intents: {users} users, {config.model.centers} intents")
+    centers = config.model.centers
+    if config.model.intent_clustering == "em":
+        if users < centers:
+            raise UserError(f"--intent-clustering em needs at least as many users as intents: {users} users, {centers} intents")
+    elif _starts_by_kmeans(config) and min(users, _CLUSTERED_USERS) < centers:
+        sample = f"{users} users" if users <= _CLUSTERED_USERS else f"a sample of {_CLUSTERED_USERS} users"
+        raise UserError(f"--centers-start kmeans needs at least as many users as intents: {sample}, {centers} intents")
 
 
 def _check_questions(shards: ShardedSequences) -> None:
@@ -147,7 +188,9 @@ def check_resumable(folder: RunFolder, sequences: AnySequences, config: Config) 
             raise UserError(f"{folder.path}: the run was made with other settings of {', '.join(names)}; resume it without those flags")
     if folder.fingerprint() not in (None, sequences.fingerprint):
         raise UserError(f"{folder.path}: the run was made on other data than {config.data.dataset!r} holds now; start a new run")
-    if folder.newest_checkpoint() is None and (folder.metrics_file.is_file() or len(folder.read_history()) > 1):
+    rows = len(folder.read_history())
+    untrained = not rows and not folder.config().train.epochs  # a run of 0 epochs has results, too
+    if folder.newest_checkpoint() is None and not untrained and (folder.metrics_file.is_file() or rows > 1):
         raise UserError(f"{folder.path}: has no checkpoint to resume from (an imported run, or one copied without checkpoint/)")
 
 
@@ -164,13 +207,13 @@ def fit_model(
     strategy = team.strategy if team else _strategy(tuple(devices))
     first_epoch, model = _model_to_go_on_with(sequences, config, folder, strategy)
     recorder = RunRecorder(folder if _writes(team) else None, train.monitor, train.patience)
-    # A row without a checkpoint belongs to an epoch that was cut off between the two.
-    recorder.rows = [row for row in folder.read_history() if row["epoch"] <= first_epoch]
-    if team:
-        settings = dataclasses.replace(config, preset="", data=DataConfig())  # where the data lies may differ
-        team.check_agreement(settings=settings, data=sequences.fingerprint, checkpoint=first_epoch, history=recorder.rows)
+    recorder.rows = _rows_until(folder, first_epoch)
     if _writes(team) and not folder.model_file.is_file() and (first_epoch or not train.epochs):
         folder.save_model(model)  # a run of 0 epochs has a model too; one that is stopped in its first has none
+    if _writes(team) and not train.epochs and train.snapshot_epochs:
+        untrained = _snapshots(sequences, config, folder)
+        untrained.set_model(model)
+        untrained.on_train_begin()
     if first_epoch >= train.epochs or (recorder.rows and recorder.exhausted):
         return
     console.print(f"matrix products in {model.kernels.product_dtype}; XLA compiles: {_xla(config, strategy)}")
@@ -260,7 +303,7 @@ def new_model(sequences: AnySequences, config: Config, strategy: _Strategy = Non
         model.optimizer.build(model.trainable_variables)
     if parent and old:
         take_over(model, old, parent.catalog(), sequences, neighbors=config.train.new_items == "neighbors")
-    elif config.model.centers_start == "kmeans" and config.model.intent_clustering == "learned":
+    elif _starts_by_kmeans(config):
         _start_centers(model, sequences, config)
     if model.transition_memory is not None:
         model.transition_memory.remember(*likeliest_successors(in_memory(sequences, _MEMORY), WIDTH, STEPS, DECAY))
@@ -276,8 +319,9 @@ def _activity_bounds(sequences: AnySequences, config: Config, old: ELCRec | None
     return quartile_bounds(np.minimum(lengths - 1, config.model.max_length), users)  # of the items that the model sees
 
 
-def _xla(config: Config, strategy: _Strategy) -> str:
-    if strategy and config.train.xla in ("auto", "on"):
+def _xla(config: Config, shared: object) -> str:
+    """What XLA compiles, where a strategy, or anything else that is true, shares a step between devices."""
+    if shared and config.train.xla in ("auto", "on"):
         return "chains"  # a compiled step may not read the variables of another device
     if config.train.xla != "auto":
         return config.train.xla
@@ -289,6 +333,11 @@ def _updates_touched_rows(config: Config, num_items: int, compiled: str) -> bool
     chosen = config.train.item_updates
     if chosen == "touched" and compiled != "chains":
         raise UserError(f"--item-updates touched needs --xla chains: here XLA compiles {compiled}, and a step has one shape for all rows")
+    if chosen == "touched" and config.loss.next_item == "softmax":
+        raise UserError(
+            "--item-updates touched needs --next-item sampled_softmax or bce: the full softmax touches all rows in every step; choose one "
+            "of them, or leave out --item-updates"
+        )
     worth_it = config.loss.next_item != "softmax" and num_items > _MANY_ITEMS and not has_gpu()
     return chosen == "touched" or (chosen == "auto" and worth_it and compiled == "chains")
 
@@ -301,15 +350,21 @@ def _choose_kernels(model: ELCRec, config: Config, strategy: _Strategy) -> None:
     model.kernels = Kernels(dtype, compiled=compiled == "chains")
 
 
+def _starts_by_kmeans(config: Config) -> bool:
+    """Whether k-means places the centres before the first epoch: a warm start takes its run's over, em places them in every epoch."""
+    return config.model.centers_start == "kmeans" and config.model.intent_clustering == "learned" and config.train.warm_start is None
+
+
 def _start_centers(model: ELCRec, sequences: AnySequences, config: Config) -> None:
     """k-means on the untrained encoder's pooled states (as the official code starts)."""
-    _, history = histories(sequences, "training", config.model.max_length, most=50_000, seed=config.train.seed)
+    _, history = histories(sequences, "training", config.model.max_length, most=_CLUSTERED_USERS, seed=config.train.seed)
     pooled = output_model(model, "pooled").predict(history, batch_size=256, verbose=0)["pooled"]
     model.cluster_centers.assign_centers(kmeans(pooled, config.model.centers, config.train.seed)[0])
 
 
 def _cluster_count(sequences: AnySequences, config: Config) -> ClusterCount:
-    _, history = histories(sequences, "training", config.model.max_length, most=_COUNTED_USERS, seed=config.train.seed)
+    most = max(_COUNTED_USERS, _COUNTED_USERS_A_CENTER * config.model.most_clusters)
+    _, history = histories(sequences, "training", config.model.max_length, most=most, seed=config.train.seed)
     return ClusterCount(history)
 
 

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from elcrec_tf import cli
-from elcrec_tf.config import GROUPS, TrainConfig
+from elcrec_tf.config import GROUPS, MOST_SEED, TrainConfig
 from elcrec_tf.data.datasets import load_dataset
 from elcrec_tf.data.shards import AnySequences
 from elcrec_tf.errors import UserError
@@ -32,7 +32,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(
         "tune",
         "Search hyperparameters with keras-tuner: by default the number of intents and the contrastive temperature. Everything else is "
-        "decided as in training: default < preset < --config file < flag. A field given as a flag is not searched. A trial is a run "
+        "decided as in training: default < preset < --config file < flag. A field given as a flag is not searched, nor by default one that "
+        "has no effect (the temperature without contrastive losses, the number of intents where nothing uses them). A trial is a run "
         "folder as train leaves it; the best one is chosen on validation.",
         "[--dataset NAME|PATH] [--tuner NAME] [--max-trials N] [--space FILE.json] [--output-dir DIR] [--refit N] [--workers N] "
         "[--resume] [options]",
@@ -137,16 +138,28 @@ def _new(arguments: argparse.Namespace) -> tuple[SearchFolder, SearchSettings, A
     sequences = load_dataset(config.data, config.simulator)
     trials = arguments.max_trials or (_MAX_TRIALS if tuner in ("random", "bayesian") else None)
     settings = SearchSettings(tuner, trials, arguments.executions_per_trial or 1, space, sequences.fingerprint)
+    _check_seeds(settings, arguments.refit)
     _check_trials(settings, sequences)
     folder = folder or default_search_folder(sequences.name)
     folder.write_settings(settings)
     return folder, settings, sequences
 
 
+def _check_seeds(settings: SearchSettings, refit: int) -> None:
+    """Raise `UserError` where the seeds that are counted from the configuration's leave their range."""
+    # The tuner's is the next one, executions and the refit take one after the other.
+    seed, last = settings.space.base.train.seed, max(1, settings.executions - 1, refit - 1)
+    if seed + last > MOST_SEED:
+        raise UserError(
+            f"--seed {seed}: the search counts its seeds on from there to {seed + last} (tuner, --executions-per-trial, --refit), and "
+            f"they end at {MOST_SEED}; give --seed {MOST_SEED - last} or less"
+        )
+
+
 def _check_trials(settings: SearchSettings, sequences: AnySequences) -> None:
     """Raise `UserError` where no trial, or none at an end of a range, can be trained: before the folder is taken."""
     cli.import_tensorflow()
-    from elcrec_tf.training import check_trainable
+    from elcrec_tf.training import check_startable
     from elcrec_tf.warm_start import parent_of
 
     for config in settings.space.extremes():
@@ -155,7 +168,7 @@ def _check_trials(settings: SearchSettings, sequences: AnySequences) -> None:
                 "--tuner hyperband goes on with trials for more epochs, which --contrastive-schedule linear and cosine and "
                 "--final-temperature do not allow: they move until the last one; choose another tuner, or leave them out"
             )
-        check_trainable(sequences, config)
+        check_startable(sequences, config)
         parent_of(config)
 
 
@@ -167,6 +180,7 @@ def _resumed(arguments: argparse.Namespace) -> tuple[SearchFolder, SearchSetting
         raise UserError(f"--resume takes the settings of the search it continues; leave out {names}")
     folder = SearchFolder(arguments.output_dir) if arguments.output_dir else newest_search_folder()
     settings = folder.settings()
+    _check_seeds(settings, arguments.refit)
     if arguments.max_trials is not None:
         settings = dataclasses.replace(settings, max_trials=arguments.max_trials)
         folder.write_settings(settings)

@@ -6,6 +6,7 @@ search forgets where it was.
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from typing import Any
@@ -105,7 +106,19 @@ class BayesianOracle(_Durable, keras_tuner.oracles.BayesianOptimizationOracle):
 
 
 class HyperbandOracle(_Durable, keras_tuner.oracles.HyperbandOracle):
-    """Hyperband."""
+    """Hyperband. Where a space has too few values for a bracket's first round, the round is as large as what is left of them, the later
+    ones in proportion, and halving goes on. (keras-tuner's ends the search there.)"""
+
+    def _random_trial(self, trial_id: str, bracket: dict[str, Any]) -> dict[str, Any]:
+        found = super()._random_trial(trial_id, bracket)
+        if found["status"] != "STOPPED":
+            return found
+        bracket["begun"] = len(bracket["rounds"][0])  # part of the state that is saved
+        return self.populate_space(trial_id)
+
+    def _get_size(self, bracket_num: int, round_num: int) -> int:
+        begun = next((one.get("begun") for one in self._brackets if one["bracket_num"] == bracket_num), None)
+        return super()._get_size(bracket_num, round_num) if begun is None else math.ceil(begun / self.factor**round_num)
 
 
 class GridOracle(_Durable, keras_tuner.oracles.GridSearchOracle):

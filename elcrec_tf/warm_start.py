@@ -29,8 +29,10 @@ from elcrec_tf.run_folder import RunFolder
 ARCHITECTURE = (
     *("max_length", "hidden_size", "num_layers", "num_heads", "local_width"),
     *("score", "activity_features", "intent_clustering", "intent_pooling"),
+    *("score_temperature", "centers_start"),
 )
-"""Settings of the model that both runs need to have in common: the weights, or what they mean, depend on them."""
+"""Settings of the model that both runs need to have in common: the weights, or what they mean, depend on them. The last two say where
+weights start that a warm start takes over: another value would have no effect."""
 _COMPARED = 1000  # known items that tell how near an item is to its neighbours
 
 
@@ -38,7 +40,8 @@ def parent_of(config: Config) -> RunFolder | None:
     """The run that a configuration starts from.
 
     Raises:
-        UserError: when there is none there, it has no model, or its architecture or its number of intents does not fit.
+        UserError: when there is none there, it has no model, or its architecture, what its weights started from or its number of
+            intents does not fit.
     """
     if config.train.warm_start is None:
         return None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -25,10 +26,14 @@ _LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.Cancelled
 class Team:
     """The workers that train together, seen from one of them. To be made before TensorFlow computes anything; waits for all.
 
-    Every worker calls the same methods in the same order: each holds a copy of the model, and what one computes the others wait for.
+    Every worker calls the same methods in the same order, within `together()`: each holds a copy of the model, and what one computes the
+    others wait for.
 
     Args:
         worker: which of them this process is, by TF_CONFIG.
+
+    Raises:
+        UserError: when another worker is gone while this one waits for it.
 
     Attributes:
         strategy: `tf.distribute.MultiWorkerMirroredStrategy`, over all GPUs of each worker, or its CPU.
@@ -37,10 +42,21 @@ class Team:
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
-        self.strategy = _strategy()
+        with self.together():
+            self.strategy = _strategy()
         self.replicas: int = self.strategy.num_replicas_in_sync
         own = self.replicas // worker.count
         self.shares = range(worker.index * own, (worker.index + 1) * own)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Around all that the workers do with each other. Raises `UserError` when another worker is gone."""
+        try:
+            yield
+        except _LOST as error:
+            reason = str(error.message).splitlines()[0].rpartition("}} ")[2]
+            again = "start all of them again, with --resume where the run folder holds a run"
+            raise UserError(f"another worker is gone ({reason}); {again}") from None
 
     def sum(self, values: np.ndarray) -> np.ndarray:
         """The sum of the workers' arrays of one shape."""
@@ -83,29 +99,22 @@ class Team:
         Args:
             model: made and compiled within `strategy.scope()`.
             dataset: batches without end: the shares of this worker's replicas, one below the other.
-
-        Raises:
-            UserError: when another worker is gone.
         """
         step = self._step(model, dataset)
         called = keras.callbacks.CallbackList(list(callbacks), model=model, epochs=epochs, steps=steps_per_epoch)
         model.stop_training = False
-        try:
-            called.on_train_begin()
-            for epoch in range(initial_epoch, epochs):
-                model.reset_metrics()
-                called.on_epoch_begin(epoch)
-                for batch in range(steps_per_epoch):
-                    called.on_train_batch_begin(batch)
-                    called.on_train_batch_end(batch, step())
-                called.on_epoch_end(epoch, {name: float(value) for name, value in model.get_metrics_result().items()})
-                if model.stop_training:
-                    break
-            called.on_train_end()
-            self.sum(np.zeros(1, np.int32))  # the chief has written the run folder
-        except _LOST as error:
-            reason = str(error.message).splitlines()[0].rpartition("}} ")[2]
-            raise UserError(f"another worker is gone ({reason}); start all of them again with --resume") from None
+        called.on_train_begin()
+        for epoch in range(initial_epoch, epochs):
+            model.reset_metrics()
+            called.on_epoch_begin(epoch)
+            for batch in range(steps_per_epoch):
+                called.on_train_batch_begin(batch)
+                called.on_train_batch_end(batch, step())
+            called.on_epoch_end(epoch, {name: float(value) for name, value in model.get_metrics_result().items()})
+            if model.stop_training:
+                break
+        called.on_train_end()
+        self.sum(np.zeros(1, np.int32))  # the chief has written the run folder
 
     def _step(self, model: ELCRec, dataset: tf.data.Dataset) -> Callable[[], dict[str, Any]]:
         """A function that takes the next training step and gives its logs."""

@@ -143,6 +143,17 @@ def test_nan_loss_stops_the_run_with_a_clear_message():
         fit(model, [NanGuard()])
 
 
+def test_a_last_step_that_breaks_the_states_is_noticed_before_the_epoch_is_recorded(tmp_path):
+    class Break(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.item_embedding.table.assign(np.full((10, 8), np.nan, np.float32))
+
+    recorder = RunRecorder(RunFolder(tmp_path), "NDCG@20", patience=2)
+    with pytest.raises(UserError, match="training diverged: the states are no finite numbers after epoch 1; try a lower --learning-rate"):
+        fit(tiny_model(), [Break(), NanGuard(), ContrastiveLossCallback(1, probe()), recorder])
+    assert recorder.rows == [] and not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 def test_epoch_seeds_make_dropout_a_function_of_seed_and_epoch(compiled):
     model = ELCRec(9, max_length=3, hidden_size=8, num_layers=1, num_clusters=4, dropout=0.5)

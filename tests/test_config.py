@@ -1,10 +1,12 @@
 import dataclasses
 import json
 import math
+import typing
 
 import pytest
 
 from elcrec_tf.config import GROUPS, Config, LossConfig, ModelConfig, TrainConfig, resolve
+from elcrec_tf.config_fields import field_types
 from elcrec_tf.errors import UserError
 from elcrec_tf.presets import PRESETS
 
@@ -139,16 +141,22 @@ BOUNDS = [
 ]
 
 
+def as_field(kind, name, value):
+    """The value as the field has it, alone or in a tuple."""
+    return (value,) if tuple in field_types(typing.get_type_hints(kind)[name]) else value
+
+
 @pytest.mark.parametrize(("kind", "name", "bound", "value"), BOUNDS)
 def test_every_bound_fires(kind, name, bound, value):
     """One step outside is refused, and so is the bound itself where it is exclusive."""
     outside = {"low": value - 1, "high": value + 1, "above": value, "below": value}[bound]
     with pytest.raises(UserError, match=f"{kind.GROUP}.{name} should be"):
-        kind(**{name: outside})
+        kind(**{name: as_field(kind, name, outside)})
 
 
 @pytest.mark.parametrize(("kind", "name", "bound", "value"), [case for case in BOUNDS if case[2] in ("low", "high")])
 def test_inclusive_bounds_are_allowed(kind, name, bound, value):
+    value = as_field(kind, name, value)
     assert getattr(kind(**{name: value}), name) == value
 
 
@@ -293,3 +301,16 @@ def test_the_number_of_intents_may_be_left_to_training():
 def test_numbers_of_intents_that_make_no_sense(changes, message):
     with pytest.raises(UserError, match=message):
         Config().replace(**changes)
+
+
+def test_snapshots_are_of_epochs_that_the_run_has():
+    def flags(*epochs, **others):
+        return {"snapshot_epochs": epochs, "epochs": 3, **others}
+
+    assert resolve(flags=flags(0, 3)).train.snapshot_epochs == (0, 3)
+    with pytest.raises(UserError, match="train.snapshot_epochs should be at least 0. Received: -1"):
+        resolve(flags=flags(1, -1))
+    with pytest.raises(UserError, match="train.snapshot_epochs should be at most train.epochs, 3. Received: 99"):
+        resolve(flags=flags(1, 99))
+    # Those of the run that another one starts from, and of a trial that is cut short, may be later.
+    assert resolve(flags={"epochs": 3}, base=Config().replace(snapshot_epochs=(20,))).train.snapshot_epochs == (20,)

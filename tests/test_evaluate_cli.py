@@ -75,7 +75,7 @@ def test_json_stands_alone_on_standard_output(tmp_path, capsys):
 def test_data_that_has_changed_is_refused_as_the_runs_own(tmp_path):
     folder, data = make_run(tmp_path)
     data.write_text(LONGER)
-    with pytest.raises(UserError, match=rf"the data of {data} has changed since the run.*--dataset {data}"):
+    with pytest.raises(UserError, match=rf"the data of {data}, or how it is read, has changed since the run.*--dataset {data}"):
         evaluate.main([str(folder.path)])
     assert metrics_files(folder) == []
 
@@ -104,6 +104,48 @@ def test_a_run_without_a_fingerprint_is_not_checked(tmp_path):
     data.write_text(LONGER)
     assert evaluate.main([str(folder.path)]) == 0
     assert json.loads(folder.metrics_file.read_text())["users"] == 4
+
+
+def write_log(path, header="user,item,timestamp,stars"):
+    """The events of `LOG` as a CSV file, all of them with 5 stars."""
+    rows = [f"{user},{item},{time},5" for user, *items in map(str.split, LOG.splitlines()) for time, item in enumerate(items)]
+    path.write_text("\n".join([header, *rows, ""]))
+    return path
+
+
+def test_a_log_with_other_columns_can_be_evaluated(tmp_path):
+    folder, _ = make_run(tmp_path)
+    log = write_log(tmp_path / "other.csv", "user,sku,timestamp,stars")
+    with pytest.raises(UserError, match="no column 'item'.*--item-column"):
+        evaluate.main([str(folder.path), "--dataset", str(log)])
+    assert evaluate.main([str(folder.path), "--dataset", str(log), "--item-column", "sku"]) == 0
+    assert json.loads((folder.path / "metrics-other.json").read_text())["users"] == 3
+    with pytest.raises(UserError, match="or how it is read, has changed"):
+        evaluate.main([str(folder.path), "--k-core", "3"])
+
+
+def test_an_inherited_filter_can_be_turned_off(tmp_path):
+    log, text = write_log(tmp_path / "shop.csv"), tmp_path / "other.txt"
+    text.write_text(LOG)
+    config = toy_config(dataset=str(log), k_core=1, filter_column="stars", min_value=4.0)
+    sequences, folder = load_dataset(config.data), RunFolder(tmp_path / "run")
+    folder.create(config, sequences.catalog, sequences.fingerprint)
+    folder.save_model(build_model(config, sequences.catalog.num_items))
+    with pytest.raises(UserError, match="has no columns, .*--filter-column '' turns off"):
+        evaluate.main([str(folder.path), "--dataset", str(text)])
+    assert evaluate.main([str(folder.path), "--dataset", str(text), "--filter-column", ""]) == 0
+    assert metrics_files(folder) == ["metrics-other.json"]
+
+
+def test_popularity_is_that_of_the_data_that_is_evaluated(tmp_path, monkeypatch, capsys):
+    """Also where the data has other items than the run; the run itself counted i3 never."""
+    seen = []
+    monkeypatch.setattr("elcrec_tf.results.evaluate_run", lambda model, sequences, config, folder: seen.append(sequences) or {})
+    folder, data = make_run(tmp_path)
+    data.write_text(LONGER)
+    assert evaluate.main([str(folder.path), "--dataset", str(data), "--json"]) == 0
+    catalog = seen[0].catalog
+    assert dict(zip(catalog.ids, catalog.counts.tolist(), strict=True)) == {"i1": 2, "i2": 2, "i3": 1, "i4": 1}
 
 
 def test_what_only_training_measures_stays(tmp_path):

@@ -19,6 +19,7 @@ from elcrec_tf.errors import UserError
 from elcrec_tf.files import write_json
 from elcrec_tf.model import build_model
 from elcrec_tf.run_folder import RunFolder
+from elcrec_tf.serving import saved_model
 from elcrec_tf.serving.layout import METADATA, read_metadata, version_folder
 from tests.serving.fake_server import FakeServer
 
@@ -85,6 +86,24 @@ def test_export_says_where_it_went_and_how_to_ask(run_dir, tmp_path, monkeypatch
     assert metadata["top_k"] == len(IDS)
     answer = ask(capsys, *shlex.split(how.split("elcrec_tf.recommend ")[1]))
     assert answer.out.startswith("rank")
+
+
+def test_ids_that_begin_with_a_dash_can_be_asked_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run, odd = make_run(tmp_path / "run"), ["-abc", "--k", "i1", "- 'x", "-5", "i2", "i3", "=4"]
+    Catalog(odd, np.arange(8)[::-1]).save(run.path / "catalog.parquet")
+    example = odd[:5]
+    saved_model.export_run(run, tmp_path / "my shop", cli.console(), example=example)
+    how = capsys.readouterr().out.splitlines()[-1]
+    arguments = shlex.split(how.split("elcrec_tf.recommend ")[1])
+    answer = json.loads(ask(capsys, *arguments, "--json").out)
+    assert (answer["history"], answer["unknown"]) == (example, [])
+
+
+def test_a_history_may_come_in_pieces(model_dir, capsys):
+    whole = ask(capsys, model_dir, "--history", "i4", "i5", "i6").out
+    assert ask(capsys, model_dir, "--history", "i4", "i5", "--history=i6").out == whole
+    assert ask(capsys, "--history=i4", "--history", "i5", "i6", "--k=6", model_dir).out == whole
 
 
 def test_a_run_without_metrics_exports_under_its_files_name(tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from elcrec_tf.errors import UserError
 from elcrec_tf.intent_em import IntentEM
 from tests.toy import NUM_ITEMS, toy_model
 
@@ -38,6 +39,13 @@ def test_it_clusters_what_the_encoder_has_become():
     table = callback.model.item_embedding.table
     table.assign(np.random.default_rng(9).normal(size=table.shape))
     assert np.abs(centers_of(callback, 0) - before).max() > 0.1
+
+
+def test_states_that_are_no_numbers_are_said_to_be():
+    callback = started(THREE)
+    callback.model.item_embedding.table.assign(np.full((NUM_ITEMS + 1, 8), np.nan))
+    with pytest.raises(UserError, match="training diverged: the states are no finite numbers after epoch 2"):
+        callback.on_epoch_begin(2)
 
 
 def test_seed_and_epoch_decide():

@@ -82,6 +82,14 @@ def test_an_imported_run_knows_its_data(tmp_path, data, capsys):
     assert capsys.readouterr().out.startswith("toy: 3 users, 6 items, 12 events\n")
 
 
+def test_a_log_with_other_columns_can_be_imported(tmp_path):
+    rows = [f"{user},{item},{time}" for user, items in (("a", "6123"), ("b", "5412"), ("c", "3456")) for time, item in enumerate(items)]
+    (tmp_path / "toy.csv").write_text("\n".join(["user,asin,timestamp", *rows, ""]))
+    folder = run_import(tmp_path, tmp_path / "toy.csv", checkpoint(), "--item-column", "asin")
+    data = folder.config().data
+    assert (data.item_column, data.k_core, folder.catalog().num_items) == ("asin", 1, 6)
+
+
 def test_the_published_beauty_checkpoint_scores_as_published(tmp_path, shared):
     arguments = [str(shared / "reference" / "official_elcrec_beauty.npz"), "--dataset", str(shared / "data" / "Beauty.txt")]
     assert import_official.main([*arguments, "--output-dir", str(tmp_path / "run"), "--fusion", "shift"]) == 0

@@ -10,7 +10,7 @@ import pytest
 from elcrec_tf.config import resolve
 from elcrec_tf.data.catalog import Catalog
 from elcrec_tf.errors import UserError
-from elcrec_tf.run_folder import RunFolder, default_folder, load_keras, newest_folder
+from elcrec_tf.run_folder import RunFolder, default_folder, load_keras, newest_folder, resolve_run
 from tests.toy import toy_model
 
 CATALOG = Catalog(["a", "b", "c"], np.array([3, 0, 1]), {"b": "Title of b"})
@@ -155,6 +155,58 @@ def test_another_kind_of_model(tmp_path):
     keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "model.keras")
     with pytest.raises(UserError, match="holds no ELCRec model but Sequential"):
         load_keras(tmp_path / "model.keras")
+
+
+@pytest.fixture
+def parent(tmp_path):
+    """The path of a run with settings of its own."""
+    RunFolder(tmp_path / "parent").create(
+        resolve("default", flags={"dataset": "log.csv", "num_clusters": 16, "filter_column": "stars", "min_value": 4.0}), CATALOG
+    )
+    return str(tmp_path / "parent")
+
+
+def config_file(tmp_path, values):
+    (tmp_path / "file.json").write_text(json.dumps(values))
+    return str(tmp_path / "file.json")
+
+
+def test_a_file_names_the_run_to_start_from_as_the_flag_does(parent, tmp_path):
+    expected = resolve_run(None, None, {"warm_start": parent, "epochs": 3})
+    assert (expected.model.num_clusters, expected.train.warm_start) == (16, parent)
+    file = config_file(tmp_path, {"train": {"warm_start": parent, "epochs": 3}})
+    assert resolve_run(None, file, {}) == expected
+    with pytest.raises(UserError, match="file.json: train.warm_start takes the settings .*leave out --preset"):
+        resolve_run("best", file, {})
+    with pytest.raises(UserError, match="holds no run"):
+        resolve_run(None, file, {"warm_start": str(tmp_path / "another")})  # a flag wins
+
+
+@pytest.mark.parametrize("by_flag", [True, False])
+def test_a_preset_in_a_file_is_refused_beside_a_warm_start(parent, tmp_path, by_flag):
+    flags, train = ({"warm_start": parent}, {}) if by_flag else ({}, {"warm_start": parent})
+    with pytest.raises(UserError, match="takes the settings of the run that it goes on from; leave out the preset in .*file.json"):
+        resolve_run(None, config_file(tmp_path, {"preset": "best", "train": train}), flags)
+
+
+def test_a_whole_configuration_may_name_its_preset_beside_a_warm_start(parent, tmp_path):
+    whole = resolve("best", flags={"dataset": "log.csv", "warm_start": parent, "epochs": 5})
+    config = resolve_run(None, config_file(tmp_path, whole.to_dict()), {})
+    assert config.with_preset("best") == whole
+    assert resolve_run(None, config_file(tmp_path, whole.replace(warm_start=None).to_dict()), {"warm_start": parent}) == config
+
+
+@pytest.mark.parametrize("values", [{"train": 3}, {"train": {"warm_start": 3}}])
+def test_a_faulty_file_is_told_as_ever(tmp_path, values):
+    with pytest.raises(UserError, match="should be"):
+        resolve_run(None, config_file(tmp_path, values), {})
+
+
+def test_an_inherited_condition_is_replaced_by_another_one(parent):
+    data = resolve_run(None, None, {"warm_start": parent, "filter_column": "event", "keep_values": ("buy",)}).data
+    assert (data.filter_column, data.min_value, data.keep_values) == ("event", None, ("buy",))
+    data = resolve_run(None, None, {"warm_start": parent}).data
+    assert (data.filter_column, data.min_value) == ("stars", 4.0)
 
 
 def test_default_folders_are_new(tmp_path):

@@ -24,6 +24,28 @@ def test_by_default_the_number_of_intents_and_the_temperature_are_searched():
     assert space.base == Config()
 
 
+@pytest.mark.parametrize(
+    ("preset", "entries", "expected"),
+    [
+        ("best", {}, ["num_clusters"]),  # no contrastive losses
+        ("cl4srec", {}, ["temperature"]),  # centres that nothing looks at
+        ("iclrec", {}, ["num_clusters", "temperature"]),
+        ("sasrec", {"learning_rate": {}}, ["learning_rate"]),
+        ("sasrec", {"learning_rate": {}, "cluster_weight": 0.1}, ["num_clusters", "learning_rate"]),
+        ("sasrec", {"sequence_weight": {}}, ["num_clusters", "temperature", "sequence_weight"]),  # the states are fused with the centres
+        ("cl4srec", {"mask_same_intent": {"choices": [True, False]}}, ["num_clusters", "temperature", "mask_same_intent"]),
+        ("sasrec", {"temperature": {}}, ["temperature"]),  # as the file says
+    ],
+)
+def test_by_default_nothing_is_searched_that_has_no_effect(preset, entries, expected):
+    assert names(make_space(resolve(preset), entries)) == expected
+
+
+def test_a_preset_whose_default_fields_have_no_effect_leaves_nothing_to_search():
+    with pytest.raises(UserError, match="nothing is left to search"):
+        make_space(resolve("sasrec"), {})
+
+
 def test_a_file_narrows_adds_and_fixes_fields():
     entries = {"num_clusters": {"high": 512}, "fusion": {}, "max_length": {"low": 10, "high": 60}, "dropout": 0.3, "temperature": 1}
     space = make_space(Config(), entries)

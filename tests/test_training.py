@@ -20,7 +20,7 @@ from elcrec_tf.model import build_model
 from elcrec_tf.optimizer import DenseAdam, FusedAdam
 from elcrec_tf.results import evaluate_run
 from elcrec_tf.run_folder import RunFolder, load_keras
-from elcrec_tf.training import check_resumable, new_model, train_model
+from elcrec_tf.training import check_resumable, check_trainable, new_model, train_model
 from tests.prepared import sharded
 from tests.toy import random_sequences, toy_config
 
@@ -100,6 +100,8 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(finished, seq
     for name, value in weights(train_model(sequences, TINY, again)).items():
         np.testing.assert_allclose(value, weights(model)[name], rtol=1e-5, atol=1e-6, err_msg=name)
     assert curve(again)[-1] == pytest.approx(curve(folder)[-1], rel=1e-5)
+    metrics = [[row[key] for row in one.read_history() for key in row if key.startswith("val_")] for one in (again, folder)]
+    assert metrics[0] == metrics[1]  # to the last digit
     train_model(sequences, TINY.replace(seed=1, epochs=1), other)
     assert curve(other)[0]["loss"] != pytest.approx(curve(folder)[0]["loss"], rel=1e-5)
 
@@ -234,9 +236,30 @@ def test_settings_that_cannot_be_trained_use_up_no_folder(sequences, tmp_path):
         train_model(sequences, TINY.replace(intent_clustering="em", num_clusters=64), folder)
     with pytest.raises(UserError, match="--item-updates touched needs --xla chains"):
         train_model(sequences, TINY.replace(item_updates="touched"), folder)
+    with pytest.raises(UserError, match="--item-updates touched needs --next-item sampled_softmax or bce"):
+        train_model(sequences, TINY.replace(item_updates="touched", xla="chains"), folder)
     with pytest.raises(UserError, match="--negatives official"):
         train_model(sharded(sequences, tmp_path / "shards"), TINY.replace(next_item="bce", negatives="official"), folder)
     assert not folder.path.exists()
+
+
+def test_a_start_by_kmeans_has_as_many_users_as_it_clusters(sequences, monkeypatch):
+    config = TINY.replace(centers_start="kmeans", num_clusters=31)
+    check_trainable(sequences, config)
+    monkeypatch.setattr(training, "_CLUSTERED_USERS", 30)
+    with pytest.raises(UserError, match="--centers-start kmeans needs .*: a sample of 30 users, 31 intents"):
+        check_trainable(sequences, config)
+    check_trainable(sequences, config.replace(warm_start="runs/old"))  # whose centres are taken over
+    with pytest.raises(UserError, match="--intent-clustering em needs .*: 60 users, 61 intents"):
+        check_trainable(sequences, config.replace(warm_start="runs/old", intent_clustering="em", num_clusters=61))
+
+
+def test_the_sample_that_decides_the_number_of_intents_has_room_for_all_of_them(sequences, monkeypatch):
+    asked = []
+    monkeypatch.setattr(training, "histories", lambda *_, most, **__: (asked.append(most), None))
+    for centers in (256, 266, 1000):
+        training._cluster_count(sequences, TINY.replace(num_clusters="auto", most_clusters=centers))
+    assert asked == [4000, 4000, 15000]
 
 
 def test_shards_without_a_question_are_refused_before_training(sequences, tmp_path):
@@ -396,10 +419,28 @@ def test_a_run_of_no_epochs_leaves_a_model(sequences, tmp_path):
     assert metrics["best_epoch"] is None and metrics["train_seconds"] is None
 
 
+def test_a_run_of_no_epochs_writes_the_snapshot_before_training_and_goes_on(finished, sequences, tmp_path):
+    folder, config = RunFolder(tmp_path / "run"), TINY.replace(epochs=0, snapshot_epochs=(0,), snapshot_users=5)
+    train_model(sequences, config, folder)
+    assert [path.name for path in folder.snapshots.iterdir()] == ["epoch-00000.npz"]
+    folder.metrics_file.write_text("{}")
+    train_model(sequences, config.replace(epochs=1), folder, resume=True)
+    assert curve(folder)[0] == pytest.approx(curve(finished[0])[0], rel=1e-4)
+    assert folder.config().train.epochs == 1
+    assert not folder.metrics_file.exists()  # those of the untrained model
+
+
 def test_a_diverging_run_stops_with_a_message(sequences, tmp_path):
     config = TINY.replace(learning_rate=1e30, score="dot")
     with pytest.raises(UserError, match="diverged"):
         train_model(sequences, config, RunFolder(tmp_path / "run"))
+
+
+def test_a_run_that_diverges_in_its_last_step_records_nothing(sequences, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(UserError, match="training diverged"):
+        train_model(sequences, TINY.replace(learning_rate=1e30, score="dot", epochs=1, batch_size=256), folder)
+    assert folder.read_history() == [] and folder.newest_checkpoint() is None and not folder.model_file.exists()
 
 
 _TWO_DEVICES = """
@@ -449,13 +490,6 @@ def test_mirrored_training_on_two_logical_devices(tmp_path, options):
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
     )
     assert "replicas trained 2" in done.stdout, done.stderr[-2000:]
-
-
-def test_the_same_seed_gives_the_same_metrics_to_the_last_digit(finished, sequences, tmp_path):
-    again = RunFolder(tmp_path / "again")
-    train_model(sequences, TINY, again)
-    metrics = [[row[key] for row in folder.read_history() for key in row if key.startswith("val_")] for folder in (again, finished[0])]
-    assert metrics[0] == metrics[1]
 
 
 def test_keras_reads_the_best_model_without_this_package_naming_its_classes(finished):

@@ -109,6 +109,11 @@ def test_a_finished_search_is_resumed_to_its_report_and_extended(finished, capsy
         (["--centers-start", "kmeans", *DATA], "60 users, 2048 intents"),
         (["--tuner", "hyperband", "--contrastive-schedule", "cosine", *SMALL], "hyperband goes on with trials for more epochs"),
         (["--tuner", "hyperband", "--final-temperature", "0.1", *SMALL], "hyperband goes on with trials for more epochs"),
+        (["--item-updates", "touched", *SMALL], "--item-updates touched needs --xla chains"),
+        (["--item-updates", "touched", *SMALL, "--xla", "chains"], "--item-updates touched needs --next-item sampled_softmax or bce"),
+        (["--seed", "4294967295", *SMALL], "--seed 4294967295: .* to 4294967296 .*; give --seed 4294967294 or less"),
+        (["--seed", "4294967294", "--executions-per-trial", "3", *SMALL], "give --seed 4294967293 or less"),
+        (["--seed", "4294967294", "--refit", "4", *SMALL], "give --seed 4294967292 or less"),
         (["--resume"], "searches/: holds no search to resume"),
         (["--resume", "--tuner", "grid", "--epochs", "3"], "leave out --tuner, --epochs"),
         (["--resume", "--output-dir", "."], "holds no search"),
@@ -153,6 +158,15 @@ def test_a_folder_in_use_is_an_error_before_anything_is_read(finished, tmp_path)
     (tmp_path / "note.txt").touch()
     with pytest.raises(UserError, match="is not empty and holds no search"):
         tune.main(["--output-dir", str(tmp_path)])
+
+
+def test_seeds_of_a_refit_are_checked_on_resume_too(tmp_path):
+    config, space = resolve(flags={"seed": 4294967294}), {"dropout": {"low": 0.1, "high": 0.5}}
+    settings = {"tuner": "random", "max_trials": 1, "executions": 1, "fingerprint": "", "space": space, "config": config.to_dict()}
+    (tmp_path / "search.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match="give --seed 4294967293 or less"):
+        tune.main(["--resume", "--output-dir", str(tmp_path), "--refit", "3", "--max-trials", "2"])
+    assert SearchFolder(tmp_path).settings().max_trials == 1
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '{"config": {}, "space": []}'])

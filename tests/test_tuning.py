@@ -286,6 +286,18 @@ def test_hyperband_goes_on_from_the_checkpoint_of_the_trial_that_it_continues(ma
     assert history[1]["loss"] < history[0]["loss"]
 
 
+def test_hyperband_goes_on_with_a_space_that_has_fewer_values_than_it_begins_with(make, sequences, trained):
+    """Of 20 epochs it makes 12 trials of 3 epochs, and of a third of them 7. Here there are 4 values: then 2 are left, then 1."""
+    settings, folder = make("hyperband", CHOICES, max_trials=5, epochs=20)
+    run(settings, folder, sequences)
+    assert len(folder.trials(settings)) == 5
+    run(dataclasses.replace(settings, max_trials=None), folder, sequences)  # the same search after a stop
+    trials = folder.trials(settings)
+    assert [result.epochs for result in trials] == [3, 3, 3, 3, 7, 7, 20]
+    assert sorted(result.values["num_clusters"] for result in trials[:4]) == [2, 3, 4, 6]
+    assert [result.values["num_clusters"] for result in trials[4:]] == [6, 4, 6]
+
+
 def test_what_a_search_leaves(make, sequences, trained):
     settings, folder = make("random", {**RANGES, "fusion": {}}, max_trials=5)
     run(settings, folder, sequences)

@@ -124,8 +124,18 @@ def test_intents_that_training_counted_are_taken_over(parent, tmp_path):
     assert not (tmp_path / "few").exists() and not (tmp_path / "other").exists()
 
 
-@pytest.mark.parametrize("changes", [{"max_length": 12}, {"hidden_size": 16}, {"num_layers": 2}, {"activity_features": False}])
-def test_another_architecture_is_refused_by_name(parent, tmp_path, changes):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_length": 12},
+        {"hidden_size": 16},
+        {"num_layers": 2},
+        {"activity_features": False},
+        {"score_temperature": 0.2},
+        {"centers_start": "kmeans"},
+    ],
+)
+def test_another_architecture_or_start_is_refused_by_name(parent, tmp_path, changes):
     (name,) = changes
     with pytest.raises(UserError, match=f"--{name.replace('_', '-')}"):
         train_model(parent[0], warm(parent, **changes), RunFolder(tmp_path / "run"))

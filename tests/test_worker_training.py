@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from elcrec_tf import replicas, training
 from elcrec_tf.errors import UserError
@@ -17,6 +18,7 @@ from elcrec_tf.run_folder import RunFolder
 from elcrec_tf.training import train_model
 from elcrec_tf.worker_training import Team
 from elcrec_tf.workers import Worker
+from pipelines import distributed as local_workers
 from tests.prepared import write_shards
 from tests.test_training import TINY, curve, sequences  # noqa: F401 - a fixture
 from tests.toy import random_sequences
@@ -143,6 +145,53 @@ def test_workers_that_do_not_agree_all_say_so(index, epoch):
             team.check_agreement(data="a", checkpoint=epoch)
 
 
+@pytest.fixture
+def chief():
+    """The first of two workers, on whom nobody waits."""
+    team = object.__new__(Team)
+    team.worker, team.strategy = Worker(0, 2), object()
+    team.check_agreement = lambda **_: None
+    return team
+
+
+@pytest.mark.parametrize("fields", [{}, {"intent_clustering": "em", "num_clusters": 64}], ids=["trainable", "not trainable"])
+def test_workers_that_do_not_agree_say_so_before_one_of_them_writes_or_makes_a_model(chief, sequences, tmp_path, monkeypatch, fields):  # noqa: F811
+    asked = {}
+
+    def check(**facts):
+        asked.update(facts)
+        raise UserError("worker 1 has another data than worker 0")
+
+    chief.check_agreement = check
+    monkeypatch.setattr(training, "_model_to_go_on_with", None)
+    config, folder = TINY.replace(**fields), RunFolder(tmp_path / "run")
+    with pytest.raises(UserError, match="worker 1 has another data"):
+        train_model(sequences, config, folder, team=chief)
+    assert (asked["data"], asked["checkpoint"], asked["history"]) == (sequences.fingerprint, 0, [])
+    assert not folder.path.exists()
+    folder.create(config, sequences.catalog)
+    folder.write_history([{"epoch": epoch, "val_NDCG@20": 0.1} for epoch in (1, 2, 3)])
+    (folder.path / "checkpoint").mkdir()
+    (folder.path / "checkpoint" / "epoch-00002.keras").touch()
+    with pytest.raises(UserError, match="worker 1 has another data"):
+        train_model(sequences, config.replace(epochs=9), folder, resume=True, team=chief)
+    assert asked["checkpoint"] == 2 and [row["epoch"] for row in asked["history"]] == [1, 2]
+    assert folder.config() == config
+
+
+@pytest.mark.parametrize("where", ["check_agreement", "new_model"])
+def test_a_worker_that_is_gone_before_the_first_step_is_one_line(chief, sequences, tmp_path, monkeypatch, where):  # noqa: F811
+    def gone(*_, **__):
+        raise tf.errors.UnavailableError(None, None, "{{function_node x}} Connection reset by peer\nmore")
+
+    if where == "new_model":
+        monkeypatch.setattr(training, "new_model", gone)
+    else:
+        chief.check_agreement = gone
+    with pytest.raises(UserError, match=r"^another worker is gone \(Connection reset by peer\); start all of them again"):
+        train_model(sequences, TINY, RunFolder(tmp_path / "run"), team=chief)
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_two_devices_train_as_one_does(alone, mirrored, name):
     """Devices have different numbers of targets and users: means of means would be off."""
@@ -168,6 +217,26 @@ def distributed(folder, config, *flags, **options):
     run = ["--config", str(folder / "config.json"), "--output-dir", str(folder / "run"), "--no-export", "--no-recovery"]
     argv = [sys.executable, "-m", "pipelines.distributed", "--workers", "2", *flags, "--", *run]
     return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "first", "second"),
+    [
+        (["--hidden-size", "16"], "worker 1 has another settings than worker 0", "worker 1 has another settings than worker 0"),
+        (["--dataset", "missing.csv"], "another worker is gone", "missing.csv: "),
+    ],
+    ids=["other settings", "no data"],
+)
+def test_workers_that_begin_unlike_end_with_a_line_each(tmp_path, flags, first, second):
+    write_json(tmp_path / "config.json", TINY.replace(epochs=1).to_dict())
+    arguments = ["--config", str(tmp_path / "config.json"), "--output-dir", str(tmp_path / "run"), "--no-export", "--no-recovery"]
+    addresses = local_workers._free_addresses(2)
+    team = [local_workers._start(index, addresses, arguments + flags * index) for index in range(2)]
+    for worker, message in zip(team, (first, second), strict=True):
+        _, errors = worker.communicate(timeout=280)
+        assert worker.returncode == 1 and f"error: {message}" in errors and "Traceback" not in errors, errors[-3000:]
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -24,10 +24,10 @@ _TIME_TYPES = (
 def text_column(table: Table, name: str) -> pa.ChunkedArray:
     """A column of ids as strings; null where it is missing (null, NaN or blank).
 
-    Strings stay exactly as they are; whole numbers become their digits, 12 for the float 12.0.
+    Strings stay exactly as they are; whole numbers become their digits, 12 for the float 12.0, and decimals theirs, 1.50 for 1.50.
 
     Raises:
-        UserError: for fractions, for floats too big to be exact, and for types that are no ids.
+        UserError: for floats that are no whole numbers or too big to be exact, and for types that are no ids.
     """
     column = _plain(table.columns[name])
     if pa.types.is_floating(column.type):

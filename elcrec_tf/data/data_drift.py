@@ -8,7 +8,7 @@ import numpy as np
 
 from elcrec_tf.data.catalog import Catalog
 from elcrec_tf.data.sequences import Sequences
-from elcrec_tf.data.shards import AnySequences
+from elcrec_tf.data.shards import AnySequences, ShardedSequences
 
 
 def jensen_shannon(one: np.ndarray, other: np.ndarray) -> float:
@@ -56,7 +56,8 @@ def user_drift(old: AnySequences, new: AnySequences) -> dict[str, Any]:
 
     Returns:
         `users`: their number in the `old` and the `new` data, and `share_new`, the share of the new data's that the old did not have
-        (None for shards, which would have to be read); `events_in_training`: mean, median and 90th percentile of a user, of both.
+        (None for shards, which would have to be read); `events_in_training`: mean, median and 90th percentile of a user, of both; users
+        with a single event there, or with none, count too.
     """
     share = None
     if isinstance(old, Sequences) and isinstance(new, Sequences):
@@ -68,7 +69,14 @@ def user_drift(old: AnySequences, new: AnySequences) -> dict[str, Any]:
 
 
 def _lengths(sequences: AnySequences) -> dict[str, float]:
-    lengths, users = sequences.training_lengths
-    of_users = np.repeat(lengths, users)
+    of_users = np.diff(sequences.offsets) - 2 if isinstance(sequences, Sequences) else _lengths_in_shards(sequences)
     median, high = np.quantile(of_users, (0.5, 0.9), method="lower") if len(of_users) else (0, 0)
     return {"mean": float(of_users.mean()) if len(of_users) else 0.0, "median": float(median), "p90": float(high)}
+
+
+def _lengths_in_shards(shards: ShardedSequences) -> np.ndarray:
+    """`[users]` events in the training part, rising. The manifest tells lengths from 2 on; events beyond those are users' only ones."""
+    lengths, users = shards.training_lengths
+    rest = shards.num_users - users.sum()
+    single = np.clip(shards.catalog.counts.sum() - lengths @ users, 0, rest)  # over another catalogue the counts are that one's
+    return np.repeat([0, 1, *lengths], [rest - single, single, *users])

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from elcrec_tf.config import DataConfig, SimulatorConfig
 from elcrec_tf.data.catalog import Catalog
+from elcrec_tf.data.inherited import without_empty_filter
 from elcrec_tf.data.interactions import read_log, read_titles
 from elcrec_tf.data.mind import read_mind
 from elcrec_tf.data.movielens import MOVIELENS, load_movielens
 from elcrec_tf.data.sequence_file import read_sequence_file
 from elcrec_tf.data.shards import AnySequences, is_prepared, load_shards
-from elcrec_tf.data.tables import file_format
+from elcrec_tf.data.tables import FORMATS, file_format
 from elcrec_tf.errors import UserError
 from elcrec_tf.files import atomic_path, expanded
 
@@ -35,6 +36,8 @@ BENCHMARKS = {
 NAMES = ("simulated", *BENCHMARKS, *MOVIELENS)
 """Data sets known by name."""
 
+_ENDINGS = (*FORMATS, ".tsv")
+
 
 def load_dataset(config: DataConfig, simulator: SimulatorConfig | None = None) -> AnySequences:
     """Load the data set that `config.dataset` names, or the file or the folder of shards whose path it is.
@@ -44,12 +47,13 @@ def load_dataset(config: DataConfig, simulator: SimulatorConfig | None = None) -
     `Sequences.name` is the data set's name, or a short name from the file's, safe for folders.
 
     Args:
-        config: the data set, and how to read it.
+        config: the data set, and how to read it; an empty `filter_column` is no filter.
         simulator: settings of the simulated data set; the defaults if None.
 
     Raises:
         UserError: for an unknown name, a fault in a file or in the options, or a download that fails.
     """
+    config = without_empty_filter(config)
     name = config.dataset
     sequences: AnySequences
     if name == "simulated":
@@ -132,16 +136,19 @@ def _load_file(config: DataConfig) -> AnySequences:
 
 
 def short_name(path: Path) -> str:
-    """A name for a file's data set: its stem in lower case with letters, digits, `-`, `_` and `.` only; `beauty` for `Beauty.txt`."""
+    """A name for the data set of a file or a folder: its own in lower case without a known ending, with letters, digits, `-`, `_` and `.`
+    only; `beauty` for `Beauty.txt`.
+    """
     published = {file_name: name for name, (file_name, _) in BENCHMARKS.items()}
-    return published.get(path.name) or re.sub(r"[^a-z0-9_.]+", "-", path.stem.lower()).strip("-_.") or "dataset"
+    own = path.stem if path.suffix.lower() in _ENDINGS else path.name  # `shop-2024.06` has none
+    return published.get(path.name) or re.sub(r"[^a-z0-9_.]+", "-", own.lower()).strip("-_.") or "dataset"
 
 
 def _refuse_filter(config: DataConfig) -> None:
     if config.filter_column is not None or config.min_value is not None or config.keep_values is not None:
         raise UserError(
             f"{config.dataset}: has no columns, so --filter-column, --min-value and --keep-values do not fit; they go with CSV, Parquet "
-            "and JSON Lines logs, and with MovieLens"
+            "and JSON Lines logs, and with MovieLens; --filter-column '' turns off a filter that is inherited from another run"
         )
 
 

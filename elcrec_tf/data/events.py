@@ -59,6 +59,7 @@ def k_core(users: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
 def to_sequences(events: Events, name: str, k: int) -> Sequences:
     """Filter to the `k`-core, drop users too short for leave-one-out, count both, and number what is left.
 
+    Those users go once, after the core: with `k` = 2, items that they had may be left with a single event.
     Users and items keep the order of their first appearance in the source, so item 1 is the first kept item that occurs there.
 
     Raises:

@@ -34,7 +34,9 @@ def load_movielens(config: DataConfig) -> Sequences:
         UserError: without tensorflow-datasets, when the download fails, and as `log_sequences` does.
     """
     if config.filter_column not in (None, "user_rating"):
-        raise UserError(f"{config.dataset}: the column to filter on is user_rating. Received: --filter-column {config.filter_column}")
+        raise UserError(
+            f"{config.dataset}: the column to filter on is user_rating ('': no filter). Received: --filter-column {config.filter_column}"
+        )
     columns = _read(config.dataset, config.data_dir)
     config = replace(config, user_column="user_id", item_column="movie_id", time_column="timestamp")
     sequences = log_sequences(Table(config.dataset, "parquet", columns), config, config.dataset)

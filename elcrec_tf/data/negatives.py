@@ -17,7 +17,8 @@ class NegativeSampler:
     - `"uniform"`: every item alike, `1 / n`.
     - `"log-uniform"`: by popularity rank `r` (0 = most events in the training part), `log((r + 2) / (r + 1)) / log(n + 1)`.
     - `"in-batch"`: the batch's own targets, all of them; an item is a target at its share of the training part's events.
-    - `"mixed"`: half of the draws uniform and half out of the batch's targets; the rate is the mean of both.
+    - `"mixed"`: half of the draws uniform (one more where they are odd) and half out of the batch's targets; the rate is the mean over the
+      draws.
 
     Args:
         kind: one of these.
@@ -40,7 +41,8 @@ class NegativeSampler:
             rank[order] = np.arange(self.num_items)
             rates = np.log1p(1 / (rank + 1)) / np.log(self.num_items + 1)
         else:
-            rates = {"uniform": uniform, "in-batch": share, "mixed": (uniform + share) / 2}[kind]
+            of_targets = count // 2 / count  # of the draws of "mixed"
+            rates = {"uniform": uniform, "in-batch": share, "mixed": (1 - of_targets) * uniform + of_targets * share}[kind]
         self._log_rates = tf.constant(np.concatenate([[0], np.log(rates)]), tf.float32)
 
     @property

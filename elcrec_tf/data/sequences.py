@@ -74,10 +74,11 @@ class Sequences:
         """Item indices of one user, oldest first."""
         return self.items[self.offsets[user] : self.offsets[user + 1]]
 
-    def with_catalog(self, catalog: Catalog) -> Sequences:
+    def with_catalog(self, catalog: Catalog, recount: bool = False) -> Sequences:
         """The same users over another catalogue, such as the one that a model was trained with.
 
-        Events of items that it does not hold are left out, then users with fewer than 3 events; both are counted in `dropped`.
+        Events of items that it does not hold are left out, then users with fewer than 3 events; both are counted in `dropped`. Items keep
+        the catalogue's counts, or are counted anew in what is left of the training part, with `recount`.
 
         Raises:
             UserError: when nothing is left.
@@ -92,11 +93,15 @@ class Sequences:
         events = known & kept[user]
         counts = np.bincount(user[events], minlength=self.num_users)[kept]
         dropped = {"events of items unknown to the model": int(np.sum(~known)), "users with fewer than 3 events": int(np.sum(~kept))}
+        items, ends = items[events], np.cumsum(counts)
+        if recount:
+            training = np.delete(items, np.concatenate([ends - 1, ends - 2]))
+            catalog = Catalog(catalog.ids, np.bincount(training, minlength=catalog.num_items + 1)[1:], catalog.titles)
         return Sequences(
             self.name,
             self.user_ids[kept],
-            items[events],
-            np.concatenate([[0], np.cumsum(counts)]),
+            items,
+            np.concatenate([[0], ends]),
             catalog,
             None if self.timestamps is None else self.timestamps[events],
             None if self.intents is None else self.intents[events],

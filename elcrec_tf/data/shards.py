@@ -101,10 +101,11 @@ class ShardedSequences:
         """Events of the longest history."""
         return self.manifest["activity"]["most"]
 
-    def with_catalog(self, catalog: Catalog) -> ShardedSequences:
+    def with_catalog(self, catalog: Catalog, recount: bool = False) -> ShardedSequences:
         """The same users over another catalogue, such as the one that a model was trained with, for evaluation.
 
-        Events of items that it does not hold are left out while the shards are read, so they are not counted here.
+        Events of items that it does not hold are left out while the shards are read, so they are not counted here. Items keep the
+        catalogue's counts, or have those of the shards' training part, with `recount`.
 
         Raises:
             UserError: when it holds none of the items.
@@ -112,6 +113,9 @@ class ShardedSequences:
         translation = np.concatenate([[PADDING], catalog.index(self.catalog.ids)]).astype(np.int32)
         if not translation.any():
             raise UserError(f"data set {self.name!r}: has no item of the model's catalogue")
+        if recount:
+            counts = np.concatenate([[0], self.catalog.counts])[self.catalog.index(catalog.ids)]
+            catalog = Catalog(catalog.ids, counts, catalog.titles)
         return replace(self, catalog=catalog, translation=translation)
 
 

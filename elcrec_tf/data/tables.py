@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.dataset
 
@@ -27,6 +28,7 @@ FORMATS = {
     ".json": "jsonl",
 }
 _BLOCK_BYTES = 8 << 20  # a row of a CSV file may not be longer than a block
+_OPEN_QUOTE = "a value goes on over the end of the line; is a quote left open?"
 _JSON_ROWS = 100_000  # rows held as Python objects at a time
 
 
@@ -151,7 +153,7 @@ def _read_csv(path: Path, flags: Mapping[str, str]) -> pa.Table:
     hint = " (the first line should name the columns, separated by commas)" if len(header) < 2 or header[0].isdigit() else ""
     _check_columns(path, header, flags, hint)
     try:
-        return pyarrow.csv.read_csv(
+        columns = pyarrow.csv.read_csv(
             path,
             read_options=pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES),
             parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
@@ -161,11 +163,34 @@ def _read_csv(path: Path, flags: Mapping[str, str]) -> pa.Table:
     except pa.ArrowException as error:
         _explain_csv(path, len(header))
         raise UserError(f"{path}: is not a readable CSV file ({_first_line(error)}); is a quote left open?") from None
+    # No id and no time has a line break in it: what does has swallowed other rows, up to the next quote.
+    if any(pc.any(pc.match_substring(column, end)).as_py() for column in columns.columns for end in "\r\n"):
+        line = _broken_line(path, [header.index(name) for name in flags])
+        raise UserError(f"{path}, line {line}: {_OPEN_QUOTE}")
+    return columns
+
+
+def _broken_line(path: Path, wanted: Sequence[int]) -> int:
+    """The line on which the first record begins that has a line break in one of the wanted columns."""
+    begins = 1
+    for line, record in csv_records(path):
+        if _has_line_break(record[place] for place in wanted):
+            break
+        begins = line + 1
+    return begins  # also where the records end here, because the value is longer than the csv module takes
+
+
+def _has_line_break(values: Iterable[str]) -> bool:
+    return any(end in value for value in values for end in "\r\n")
 
 
 def _explain_csv(path: Path, width: int) -> None:
     """Raise the error that names the first bad line. Arrow's own message has no line when it reads with several threads."""
+    begins = 1
     for line, record in csv_records(path):
+        if len(record) != width and _has_line_break(record):
+            raise UserError(f"{path}, line {begins}: {_OPEN_QUOTE}")
+        begins = line + 1
         if len(record) != width:
             raise UserError(f"{path}, line {line}: has {len(record)} values where the header names {width} columns; mend the line")
     with path.open("rb") as file:

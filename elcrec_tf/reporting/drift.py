@@ -42,16 +42,16 @@ class Side:
         """Read a run. Raises `UserError` where there is none, or it has no model."""
         folder = RunFolder(path)
         config = folder.config()
+        catalog = folder.catalog()
         sequences, missing = None, None
         try:
             sequences = load_dataset(config.data, config.simulator)
-            if sequences.fingerprint != folder.fingerprint():
+            if folder.fingerprint() not in (None, sequences.fingerprint):
                 sequences, missing = None, f"the data of {config.data.dataset} has changed since the run was made"
+            elif list(sequences.catalog.ids) != list(catalog.ids):  # of a run whose fingerprint is not known
+                sequences = sequences.with_catalog(catalog)
         except UserError as error:
-            missing = str(error)
-        catalog = folder.catalog()
-        if sequences is not None and list(sequences.catalog.ids) != list(catalog.ids):
-            sequences = sequences.with_catalog(catalog)
+            sequences, missing = None, str(error)
         return Side(folder, config, catalog, folder.load_model(), sequences, missing)
 
     @cached_property
@@ -72,15 +72,18 @@ class Side:
         intents = output_model(self.model, "intents").predict(history, batch_size=256, verbose=0)["intents"].argmax(-1)
         return np.bincount(intents, minlength=len(self.centers)) / len(intents)
 
-    def alive(self, least_share: float) -> np.ndarray:
-        """Which intents stand for users: at least `least_share` of an equal share; all where the users are not known."""
-        return np.ones(len(self.centers), bool) if self.shares is None else self.shares * len(self.centers) >= least_share
+    def alive(self, least_share: float | None) -> np.ndarray:
+        """Which intents stand for users: at least `least_share` of an equal share; all if that is None, or the users are not known."""
+        if least_share is None or self.shares is None:
+            return np.ones(len(self.centers), bool)
+        return self.shares * len(self.centers) >= least_share
 
     def intent(self, number: int) -> dict[str, Any]:
-        """An intent: its number, its share of the users, and the items that are most typical of it."""
+        """An intent: its number, its share of the users, and the items that are most typical of it, with their titles (None without)."""
         best = np.argsort(-self.item_vectors @ self.centers[number], kind="stable")[:_TYPICAL]
         share = None if self.shares is None else float(self.shares[number])
-        return {"intent": number, "share": share, "items": self.catalog.raw((best + 1).tolist())}
+        items = self.catalog.raw((best + 1).tolist())
+        return {"intent": number, "share": share, "items": items, "titles": [self.catalog.titles.get(raw) for raw in items]}
 
 
 def measure_drift(old: Side, new: Side, same: float, least_share: float) -> dict[str, Any]:
@@ -92,7 +95,8 @@ def measure_drift(old: Side, new: Side, same: float, least_share: float) -> dict
     Args:
         old, new: the runs.
         same: least cosine of an intent with itself.
-        least_share: an intent with less than this fraction of an equal share of the users is taken for dead.
+        least_share: an intent with less than this fraction of an equal share of the users is taken for dead. Where the users of one run
+            are not known, all intents of both count, and `least_share` is None in the result.
 
     Raises:
         UserError: for models of different sizes, or with too few items in common.
@@ -106,13 +110,16 @@ def measure_drift(old: Side, new: Side, same: float, least_share: float) -> dict
     if not warm and len(shared_old) < size:
         raise UserError(f"the runs have {len(shared_old)} items in common; to compare models that were trained apart takes {size} or more")
     turn = np.eye(size) if warm else rotation(shared_old, shared_new)
-    found = match_intents(old.centers @ turn, new.centers, old.alive(least_share), new.alive(least_share), same)
+    # Filtered on one side alone, an intent that both have would seem to have died or appeared.
+    applied = None if old.shares is None or new.shares is None else least_share
+    found = match_intents(old.centers @ turn, new.centers, old.alive(applied), new.alive(applied), same)
     items_cosine = float(np.mean(np.sum(shared_old @ turn * shared_new, axis=1))) if len(shared_old) else None
     return {
         "old": str(old.folder.path),
         "new": str(new.folder.path),
         "aligned_by": "warm start" if warm else "orthogonal Procrustes over shared items",
         "shared_items_cosine": items_cosine,
+        "least_share": applied,
         "intents": _intents(found, old, new),
         "data": catalog_drift(old.catalog, new.catalog) | _users(old, new),
     }

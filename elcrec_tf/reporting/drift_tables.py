@@ -55,4 +55,4 @@ def _share(intent: Mapping[str, Any]) -> str:
 
 
 def _items(intent: Mapping[str, Any]) -> str:
-    return ", ".join(intent["items"])
+    return ", ".join(raw if title is None else f"{raw} ({title})" for raw, title in zip(intent["items"], intent["titles"], strict=True))

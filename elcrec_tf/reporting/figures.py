@@ -102,18 +102,20 @@ def size_chart(sizes: np.ndarray) -> Markup:
 
 
 def user_map(users: UserMap, shown: Sequence[int]) -> Markup:
-    """A map of users; those of the intents in `shown` have the colours of `COLORS` in order, the others are grey."""
+    """A map of users; those of the intents in `shown` have the colours of `COLORS` in order, the others are grey, as are all without."""
+    intents = np.full(len(users.points), -1) if users.intents is None else users.intents
     color = {intent: COLORS[index % len(COLORS)] for index, intent in enumerate(shown)}
     with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
         figure = Figure(figsize=(3.4, 3.4), layout="constrained")
         axes = figure.subplots()
-        rest = ~np.isin(users.intents, list(color))
+        rest = ~np.isin(intents, list(color))
         for inside, alpha in ((rest, 0.3), (~rest, 0.85)):
-            colors = [color.get(intent, _REST) for intent in users.intents[inside]]
+            colors = [color.get(intent, _REST) for intent in intents[inside]]
             axes.scatter(users.points[inside, 0], users.points[inside, 1], c=colors, s=5, alpha=alpha, linewidths=0, rasterized=True)
         axes.set_title(users.title)
         axes.set_axis_off()
-        return _svg(figure, f"Map of {len(users.points):,} users {users.title}, coloured by intent", dpi=160)
+        coloured = "" if users.intents is None else ", coloured by intent"
+        return _svg(figure, f"Map of {len(users.points):,} users {users.title}{coloured}", dpi=160)
 
 
 def center_map(centers: np.ndarray, order: np.ndarray) -> Markup:

@@ -73,5 +73,4 @@ def _load_data(folder: RunFolder, config: Config, metrics: dict[str, Any], data_
         raise UserError(
             f"{folder.path}: the data of {config.data.dataset} has changed since the run was made; the report needs the data of that time"
         )
-    catalog = folder.catalog()
-    return sequences if list(catalog.ids) == list(sequences.catalog.ids) else sequences.with_catalog(catalog)
+    return sequences

@@ -43,6 +43,7 @@ class AsyncClient:
         self.connection = Connection(address, model, version, label, deadline, tls, token)
         self._channel: Any = None  # a channel takes the event loop that runs when it is made
         self._calls: dict[str, Any] = {}
+        self._closed = False
 
     async def recommend(self, histories: Histories, include_history: bool = False, *, timeout: float | None = None) -> Answers:
         """See `Client.recommend`."""
@@ -110,6 +111,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """See `Client.close`."""
+        self._closed = True
         if self._channel is not None:
             await self._channel.close()
 
@@ -129,12 +131,22 @@ class AsyncClient:
         return self.connection.read(requests.read_outputs, await self._call(PREDICT, request, end))
 
     async def _call(self, path: str, request: Any, end: float) -> Any:
-        if self._channel is None:
-            self._channel = self.connection.open(asynchronous=True)
-            self._calls = self.connection.calls(self._channel)
         pauses = waits()
-        while True:
+        while not self._closed:
+            if self._channel is None:
+                self._channel = self.connection.open(asynchronous=True)
+                self._calls = self.connection.calls(self._channel)
             try:
                 return await self._calls[path](request, timeout=time_left(end), metadata=self.connection.metadata)
             except RpcError as error:
                 await asyncio.sleep(self.connection.pause(error, pauses, end))
+            except asyncio.CancelledError:
+                if not self._closed or _is_cancelled():
+                    raise
+        raise self.connection.closed()
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody cancels this task. A channel that is closed ends its calls as if they did."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -19,9 +19,11 @@ import pyarrow.parquet as pq
 
 from elcrec_tf.config import DataConfig
 from elcrec_tf.data.events import Events
+from elcrec_tf.data.inherited import with_flags
 from elcrec_tf.data.interactions import read_log_events
 from elcrec_tf.data.mind import read_mind_events
 from elcrec_tf.data.sequence_file import read_sequence_events
+from elcrec_tf.data.shards import is_prepared
 from elcrec_tf.data.tables import FORMATS, file_format
 from elcrec_tf.errors import UserError
 from elcrec_tf.files import atomic_path
@@ -61,22 +63,17 @@ def check_output(output: Path, source: Path) -> None:
 
 
 def input_config(metadata: Mapping[str, Any], flags: Mapping[str, Any]) -> DataConfig:
-    """How to read an input: the columns and the filter of the training data, where the flags say nothing else.
+    """How to read an input: as the training data was read, where the flags say nothing else.
+
+    Data in shards was read when it was prepared, which its run does not know: then columns, order and repeated rows are the defaults.
 
     Args:
         metadata: of the exported model; without a config the defaults hold.
-        flags: fields of `DataConfig`. A condition (`min_value`, `keep_values`) replaces both conditions of the training data, and an empty
-            `filter_column` turns the filter off.
+        flags: fields of `DataConfig`; see `with_flags`.
     """
     trained = (metadata.get("config") or {}).get("data") or {}
     fields = {name: trained[name] for name in READ_AS_TRAINED if name in trained}
-    conditions = ("min_value", "keep_values")
-    if flags.get("filter_column") == "":
-        flags = {**flags, "filter_column": None}
-        fields |= dict.fromkeys(conditions)
-    elif any(name in flags for name in conditions):
-        fields |= dict.fromkeys(conditions)
-    return DataConfig(**{**fields, **flags})
+    return with_flags(DataConfig(**fields), flags)
 
 
 def output_schema(recommender: AnyRecommender) -> pa.Schema:
@@ -92,12 +89,14 @@ def read_events(source: Path, config: DataConfig) -> Events:
     """All events of a log or a sequence file, chronological within a user: no k-core, no user left out.
 
     Args:
-        source: an existing file.
+        source: an existing file, or a folder of Parquet files.
         config: its format, the names of its columns and the filter of its rows. A sequence file has no columns: only the format counts.
 
     Raises:
-        UserError: naming file, line or column, for any fault of the file.
+        UserError: naming file, line or column, for any fault of the file, and for a data set in shards.
     """
+    if is_prepared(source):  # its catalogue alone would look like a log in Parquet
+        raise UserError(f"{source}: is a data set in shards; give --input the log that it was prepared from, or another file of histories")
     format = file_format(source, config.format)  # noqa: A001 - as the flag is called
     readers = {"sequences": read_sequence_events, "mind": read_mind_events}
     return readers[format](source) if format in readers else read_log_events(source, format, config)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import heapq
 import itertools
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import tensorflow as tf
 
 NARROWEST = 16
@@ -18,6 +17,9 @@ _MOST_ROWS = 1 << 20  # of a request; the op splits it
 _MOST_QUEUED = 1 << 20  # batches; the bound on requests is the server's
 _PROBES = (19, 41)
 
+Ask: TypeAlias = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
+"""Answers for a signature: its inputs by name to its outputs by name."""
+
 
 @dataclass(frozen=True)
 class BatchOptions:
@@ -26,7 +28,7 @@ class BatchOptions:
     Attributes:
         max_batch_size: most rows of a batch.
         timeout_ms: how long a batch that is not full waits for more rows while a thread is free.
-        num_threads: batches that run at the same time, over all signatures and versions.
+        num_threads: batches that run at the same time, over all signatures of a version.
     """
 
     max_batch_size: int
@@ -39,36 +41,6 @@ class BatchOptions:
         return [*itertools.takewhile(lambda size: size < self.max_batch_size, (1 << bit for bit in range(31))), self.max_batch_size]
 
 
-class Slots:
-    """Numbers that name queues; a number that was given back is used again.
-
-    The batching op keeps every queue, by name, until the process ends, and looks at all of them for work. So a version takes the name
-    that a released one had, instead of a new one.
-    """
-
-    def __init__(self) -> None:
-        self._free: list[int] = []
-        self._next = 0
-        self._lock = threading.Lock()
-
-    def take(self) -> int:
-        """The lowest free number."""
-        with self._lock:
-            if self._free:
-                return heapq.heappop(self._free)
-            self._next += 1
-            return self._next - 1
-
-    def give_back(self, slot: int) -> None:
-        """Free a number that nobody's requests use any more."""
-        with self._lock:
-            heapq.heappush(self._free, slot)
-
-
-SLOTS = Slots()
-"""One for the process, as the op's queues are."""
-
-
 def batched(
     function: Any,
     options: BatchOptions,
@@ -79,12 +51,12 @@ def batched(
     """A signature's function for one request, which is answered together with others. Tensors come and go as serialized TensorProtos,
     as gRPC carries them: what Python would do for every value costs more than the model.
 
-    The call blocks, without Python's lock, until a batch with the request's rows was answered.
+    The call blocks until a batch with the request's rows was answered.
 
     Args:
         function: a signature's concrete function. Every input and output has the batch as its first dimension.
         options: how requests are joined.
-        queue: only calls with the same name are joined, so it belongs to one version, signature and room.
+        queue: of the calls in a session those with the same name are joined, so it belongs to one signature and room.
         room: for each input the shape, without rows, that it is padded to.
         widths: `output_widths` of the function: what is cut off the outputs again.
 
@@ -170,10 +142,14 @@ def padded_size(size: int) -> int:
     return max(NARROWEST, 1 << (size - 1).bit_length()) if size else NARROWEST
 
 
-def output_widths(function: Any) -> dict[str, dict[int, tuple[str, int]]]:
+def output_widths(function: Any, ask: Ask) -> dict[str, dict[int, tuple[str, int]]]:
     """Which dimensions of the outputs are as wide as a padded input, so that the padding has to be cut off again.
 
     A signature does not say so. It is asked twice, for one row of nothing with widths that all differ.
+
+    Args:
+        function: a signature's concrete function.
+        ask: what answers for it.
 
     Returns:
         By output and axis, the input and its axis.
@@ -182,21 +158,25 @@ def output_widths(function: Any) -> dict[str, dict[int, tuple[str, int]]]:
     ends = [(name, axis) for name, spec in inputs.items() for axis in padded_axes(spec)]
     if not ends or not any(None in spec.shape[1:] for spec in outputs.values()):
         return {}
-    same = [set(_equal_sizes(function, dict(zip(ends, itertools.count(first, 2), strict=False)))) for first in _PROBES]
+    same = [set(_equal_sizes(function, ask, dict(zip(ends, itertools.count(first, 2), strict=False)))) for first in _PROBES]
     found: dict[str, dict[int, tuple[str, int]]] = {}
     for output, axis, end in sorted(set.intersection(*same)):
         found.setdefault(output, {})[axis] = end
     return found
 
 
-def _equal_sizes(function: Any, sizes: Mapping[tuple[str, int], int]) -> Iterator[tuple[str, int, tuple[str, int]]]:
+def _equal_sizes(function: Any, ask: Ask, sizes: Mapping[tuple[str, int], int]) -> Iterator[tuple[str, int, tuple[str, int]]]:
     inputs, outputs = sorted_specs(function)
     nothing = {
-        name: tf.zeros([1, *(sizes.get((name, axis), size or 1) for axis, size in enumerate(spec.shape) if axis)], spec.dtype)
+        name: np.full(
+            [1, *(sizes.get((name, axis), size or 1) for axis, size in enumerate(spec.shape) if axis)],
+            b"" if spec.dtype == tf.string else 0,
+            spec.dtype.as_numpy_dtype,
+        )
         for name, spec in inputs.items()
     }
     ends = {size: end for end, size in sizes.items()}
-    for name, values in function(**nothing).items():
+    for name, values in ask(nothing).items():
         for axis, size in enumerate(values.shape):
             if axis and outputs[name].shape[axis] is None and size in ends:
                 yield name, axis, ends[size]

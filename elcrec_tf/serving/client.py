@@ -5,7 +5,7 @@ Needs grpcio, protobuf and NumPy only: neither TensorFlow nor Keras is imported.
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -28,9 +28,10 @@ __all__ = ["AsyncClient", "Client", "ServingError", "Tls"]
 class Client:
     """A model on a server, ready to be asked; threads may share it.
 
-    Histories are item ids, oldest first, whole numbers or strings, of any length. Unknown ids are ignored. More than 256 rows go out as
-    several requests, one after the other. Every call takes a `timeout` in seconds for all of them, retries included; UNAVAILABLE alone is
-    tried again, with growing pauses, while there is time. All calls share one connection.
+    Histories are item ids, oldest first, whole numbers or strings, as many as the server takes (`--max-width` of `elcrec_tf.serve`).
+    Unknown ids are ignored. More than 256 rows go out as several requests, one after the other. Every call takes a `timeout` in seconds
+    for all of them, retries included; UNAVAILABLE alone is tried again, with growing pauses, while there is time. All calls share one
+    connection.
 
     Args:
         address: `HOST:PORT` of the server's gRPC port, or `unix:PATH`.
@@ -68,6 +69,7 @@ class Client:
         self.connection = Connection(address, model, version, label, deadline, tls, token)
         self._channel = self.connection.open()
         self._calls = self.connection.calls(self._channel)
+        self._closed = threading.Event()
 
     def recommend(self, histories: Histories, include_history: bool = False, *, timeout: float | None = None) -> Answers:
         """The best items for each history, as many as the model was exported for; those of the history only with `include_history`."""
@@ -86,7 +88,8 @@ class Client:
 
         Args:
             histories: one list of ids a question.
-            k: for all, or one for each history. The answer is as wide as the largest; the cells beyond a smaller one are `""` and -inf.
+            k: for all, or one for each history. The answer is as wide as the largest, and at most as wide as the model was exported for
+                (`export --top-k`, 100); the cells beyond a smaller one are `""` and -inf.
             exclude: for each history further ids that may not appear.
             allow: for each history the ids that may appear; an empty list allows everything.
             timeout: seconds.
@@ -153,10 +156,11 @@ class Client:
                     return
             except ServingError as error:
                 readiness.failed(error)
-            time.sleep(readiness.pause())
+            self._closed.wait(readiness.pause())
 
     def close(self) -> None:
-        """Close the connection. Calls under way are cancelled."""
+        """Close the connection. Calls under way, and later ones, end with a `ServingError` that says CANCELLED."""
+        self._closed.set()
         self._channel.close()
 
     def __enter__(self) -> Client:
@@ -176,8 +180,12 @@ class Client:
 
     def _call(self, path: str, request: Any, end: float) -> Any:
         pauses = waits()
-        while True:
+        while not self._closed.is_set():
             try:
                 return self._calls[path](request, timeout=time_left(end), metadata=self.connection.metadata)
             except RpcError as error:
-                time.sleep(self.connection.pause(error, pauses, end))
+                self._closed.wait(self.connection.pause(error, pauses, end))
+            except ValueError:  # gRPC's word for a channel that was closed just before the call
+                if not self._closed.is_set():
+                    raise
+        raise self.connection.closed()

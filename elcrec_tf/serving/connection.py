@@ -186,6 +186,10 @@ class Connection:
         except ValueError as error:
             raise self.error(StatusCode.INTERNAL, str(error)) from None
 
+    def closed(self) -> ServingError:
+        """The error of a call on a client that was closed."""
+        return ServingError(self.address, StatusCode.CANCELLED, "the client is closed", "make another one")
+
     def error(self, code: StatusCode, details: str | None) -> ServingError:
         """A status as an error of one line with advice."""
         advice = _ADVICE.get(code.name, "the server's log may say more")

@@ -105,7 +105,8 @@ def recommend_k(
     exclude: Histories | None = None,
     allow: Histories | None = None,
 ) -> Question[Answers]:
-    """To `recommend_k`; one `k` is for all histories, no list stands for empty ones. The answer has as many columns as the largest `k`."""
+    """To `recommend_k`; one `k` is for all histories, no list stands for empty ones. The answer has as many columns as the largest `k`, or
+    as the export's `top_k` where that is smaller."""
     counts = _whole_numbers("k", np.array([k] * len(histories)) if isinstance(k, int | np.integer) else k, least=1)
     nothing: list[list[ItemId]] = [[]] * len(histories)
     lists = {"history": histories, "exclude": nothing if exclude is None else exclude, "allow": nothing if allow is None else allow}

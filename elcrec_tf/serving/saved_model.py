@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import shlex
-import shutil
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +22,8 @@ from elcrec_tf.files import write_json
 from elcrec_tf.model import ELCRec
 from elcrec_tf.run_folder import RunFolder
 from elcrec_tf.serving.approximate import Approximation, approximate_search
-from elcrec_tf.serving.layout import CATALOG, METADATA, SAVED_MODEL, read_metadata, versions
+from elcrec_tf.serving.folder_lock import locked, remove, temporary_folder
+from elcrec_tf.serving.layout import CATALOG, METADATA, read_metadata, versions
 from elcrec_tf.serving.signatures import ServingModule, item_keys
 from elcrec_tf.serving.tf_serving_files import stable_version, write_serving_files
 from elcrec_tf.serving.warmup import write_warmup
@@ -42,7 +40,8 @@ def export_saved_model(
     keep: int | None = None,
     approximation: Approximation | None = None,
 ) -> Path:
-    """Write `directory/<version>/`, one above the highest version there (1 at first). It appears when it is whole.
+    """Write `directory/<version>/`, one above the highest version there (1 at first). It appears when it is whole. Several exports may
+    go to the same folder at the same time; what a killed one left there is removed by the next one.
 
     The SavedModel has the signatures of `ServingModule`; it needs TensorFlow alone, neither Keras nor this package. Beside it lie
     `assets/metadata.json`, `assets.extra/catalog.parquet` (ids, training counts, titles) and the warm-up requests of TensorFlow Serving;
@@ -80,10 +79,11 @@ def export_saved_model(
     if not all(tf.reduce_all(tf.math.is_finite(variable)) for variable in module.variables if variable.dtype.is_floating):
         raise UserError("the model cannot be exported: some of its weights are NaN or infinite; train it again")
     try:
-        with _temporary_folder(directory) as temporary:
+        with temporary_folder(directory) as temporary:
             _write(module, catalog, temporary, {**(metadata or {}), "index": index}, directory.resolve().name)
-            version = take_next_version(temporary, directory)
-        tidy(directory, keep)
+            with locked(directory):
+                version = take_next_version(temporary, directory)
+                tidy(directory, keep)
         return version
     except (OSError, tf.errors.OpError) as error:
         reason = getattr(error, "strerror", None) or getattr(error, "message", None) or error
@@ -124,7 +124,7 @@ def export_run(
     directory = Path("saved_models", name) if directory is None else Path(directory)
     version = export_saved_model(folder.load_model(), catalog, directory, top_k, metadata, keep, approximation)
     example = example or catalog.raw(np.argsort(-catalog.counts, kind="stable")[:2] + 1)
-    command = f"{cli.command('recommend')} {shlex.join([str(directory), '--history', *example])}"
+    command = f"{cli.command('recommend')} {shlex.join([str(directory), *_history_flags(example)])}"
     lines = [f"exported {folder.path} to {version}", f"ask it with: {command}"]
     if approximation is not None:
         lines.insert(1, _about_index(read_metadata(version)["index"]))
@@ -133,31 +133,17 @@ def export_run(
     return version
 
 
+def _history_flags(ids: Sequence[str]) -> list[str]:
+    """Ids as the flags of the `recommend` command; one that begins with - would be taken for a flag by itself."""
+    return [f"--history={raw}" for raw in ids] if any(raw.startswith("-") for raw in ids) else ["--history", *ids]
+
+
 def _about_index(index: Mapping[str, Any]) -> str:
     recall = index["recall"]
     return (
         f"approximate index: {index['probes']:,} of {index['lists']:,} lists are looked into, {index['candidates']:,.0f} items; "
         f"recall@{recall['at']} of {recall['users']:,} users: {recall['measured']:.3f} (wanted: {recall['wanted']:g})"
     )
-
-
-@contextlib.contextmanager
-def _temporary_folder(directory: Path) -> Iterator[Path]:
-    """A new folder in `directory` whose name is no version. On failure it goes again, and so does `directory` where it was not there."""
-    new = not directory.exists()
-    directory.mkdir(parents=True, exist_ok=True)
-    if (directory / SAVED_MODEL).exists():
-        raise UserError(f"{directory}: is itself a version of an exported model; give the folder above it")
-    temporary = directory / f".export-{uuid.uuid4().hex[:8]}"
-    try:
-        temporary.mkdir()
-        yield temporary
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if new:
-            with contextlib.suppress(OSError):  # someone else has put something there
-                directory.rmdir()
-        raise
 
 
 def _write(module: ServingModule, catalog: Catalog, folder: Path, metadata: Mapping[str, Any], name: str) -> None:
@@ -177,11 +163,14 @@ def _write(module: ServingModule, catalog: Catalog, folder: Path, metadata: Mapp
 
 
 def take_next_version(temporary: Path, directory: Path) -> Path:
-    """Give a whole export, which stands on the same file system, the next version number. Two exports at a time get two numbers."""
+    """Give a whole export, which stands on the same file system, the next version number.
+
+    The caller holds the folder (`folder_lock.locked`). Whatever takes the number without holding it keeps it.
+    """
     while True:
         version = directory / str(max(versions(directory), default=0) + 1)
         try:
-            os.rename(temporary, version)  # fails where another export has just taken the name
+            os.rename(temporary, version)  # fails where somebody has just taken the name
             return version
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
@@ -189,12 +178,10 @@ def take_next_version(temporary: Path, directory: Path) -> Path:
 
 
 def tidy(directory: Path, keep: int | None) -> None:
-    """Write the files for TensorFlow Serving, then remove the versions that are no longer wanted: see `export_saved_model`."""
+    """Write the files for TensorFlow Serving, then remove the versions that are no longer wanted: see `export_saved_model`. The caller
+    holds the folder."""
     found = versions(directory)
     kept = set(found) if keep is None else {*sorted(found)[-keep:], stable_version(directory, found)}
     write_serving_files(directory, kept)
     for number in found.keys() - kept:
-        # Renamed first: a server never sees half of a version.
-        removed = directory / f".removed-{uuid.uuid4().hex[:8]}"
-        os.rename(found[number], removed)
-        shutil.rmtree(removed)
+        remove(found[number])

@@ -18,7 +18,7 @@ from prometheus_client import Gauge
 
 from elcrec_tf.errors import UserError
 from elcrec_tf.serving.batching import BatchOptions
-from elcrec_tf.serving.servable import Servable
+from elcrec_tf.serving.servable import Bounds, Servable
 from elcrec_tf.serving.server_metrics import MetricsServer, ServerMetrics
 from elcrec_tf.serving.server_options import ServerOptions, joined
 from elcrec_tf.serving.server_security import TokenCheck, read_token, server_credentials
@@ -78,7 +78,7 @@ class LocalServer:
         credentials = server_credentials(options)
         self._server = grpc.server(
             self._pool,
-            handlers=Service(self.versions, self.metrics, options.max_rows).handlers(),
+            handlers=Service(self.versions, self.metrics, Bounds(options.max_rows, options.max_width)).handlers(),
             interceptors=() if token is None else (TokenCheck(token),),
             options=_channel_options(options),
             maximum_concurrent_rpcs=options.max_concurrent + options.max_queued,

@@ -32,6 +32,7 @@ class ServerOptions:
         max_queued: requests that may wait for a thread; more are refused.
         max_message_mb: largest request in megabytes.
         max_rows: most rows of a request. A message of a few bytes can ask for many, each of which is answered with items and scores.
+        max_width: most values of a row of an input. All rows of a batch are as wide as its widest, up to the next power of two.
         grace_seconds: how long requests in flight may take when the server stops.
         metrics_port: port of the Prometheus metrics on the loopback address; 0 takes a free one, None offers none.
         tls_cert: PEM file with the server's certificate chain.
@@ -57,6 +58,7 @@ class ServerOptions:
     max_queued: int = 256
     max_message_mb: float = 4.0
     max_rows: int = 4096
+    max_width: int = 16384
     grace_seconds: float = 10.0
     metrics_port: int | None = None
     tls_cert: Path | None = None
@@ -65,7 +67,7 @@ class ServerOptions:
     token_file: Path | None = None
 
     def __post_init__(self) -> None:
-        for name in ("latest", "max_batch_size", "num_batch_threads", "max_concurrent", "max_rows"):
+        for name in ("latest", "max_batch_size", "num_batch_threads", "max_concurrent", "max_rows", "max_width"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
         for name in ("max_queued", "batch_timeout_ms", "grace_seconds"):
             self._check(name, 0 <= getattr(self, name) <= _LONGEST, f"at least 0 and at most {_LONGEST}")

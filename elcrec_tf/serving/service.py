@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError, Message
 
 from elcrec_tf.serving import wire_pb2 as wire
 from elcrec_tf.serving.request_error import RequestError, invalid
-from elcrec_tf.serving.servable import DEFAULT_SIGNATURE
+from elcrec_tf.serving.servable import DEFAULT_SIGNATURE, Bounds
 from elcrec_tf.serving.server_metrics import ServerMetrics
 from elcrec_tf.serving.versions import Versions
 
@@ -29,13 +29,13 @@ class Service:
     Args:
         versions: what answers.
         metrics: counts requests.
-        max_rows: most rows of a request.
+        bounds: what a request may ask.
     """
 
-    def __init__(self, versions: Versions, metrics: ServerMetrics, max_rows: int) -> None:
+    def __init__(self, versions: Versions, metrics: ServerMetrics, bounds: Bounds) -> None:
         self._versions = versions
         self._metrics = metrics
-        self._max_rows = max_rows
+        self._bounds = bounds
 
     def handlers(self) -> list[Any]:
         """gRPC's handlers of the two services."""
@@ -61,7 +61,7 @@ class Service:
                     signature = name  # only names that exist: each makes a series of the metrics
                 # No variable holds the signature: it would keep a released version in memory until the request ends.
                 wanted = servable.signature(name).chosen(request.output_filter)
-                outputs, batch_rows = servable.signature(name).answer(request.inputs, self._max_rows)
+                outputs, batch_rows = servable.signature(name).answer(request.inputs, self._bounds)
                 version = servable.version
             if batch_rows:
                 self._metrics.batch_rows.observe(batch_rows)

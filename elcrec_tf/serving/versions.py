@@ -78,7 +78,7 @@ class Versions:
         """The version that a request asks for; it stays loaded during the block.
 
         Raises:
-            RequestError: when there is no such model, version or label.
+            RequestError: when there is no such model, version or label, and when the request names no model.
         """
         with self._changed:
             held = self._find(spec)
@@ -92,6 +92,8 @@ class Versions:
                     self._changed.notify_all()
 
     def _find(self, spec: wire.ModelSpec) -> _Held:
+        if not spec.name:
+            raise invalid("ModelSpec has no name specified.")
         wanted = self._asked(spec)
         found = None
         if spec.name == self.name and self._serving:
@@ -104,8 +106,8 @@ class Versions:
     def _asked(self, spec: wire.ModelSpec) -> int | None:
         """The version that a request names by number or label; None for the latest."""
         choice = spec.WhichOneof("version_choice")
-        if choice == "version_label" and spec.name == self.name:
-            if spec.version_label not in self._labels:
+        if choice == "version_label":
+            if spec.name != self.name or spec.version_label not in self._labels:
                 raise invalid(f"Unrecognized servable version label: {spec.version_label}")
             return self._labels[spec.version_label]
         return spec.version.value if choice == "version" else None
@@ -186,8 +188,8 @@ class Versions:
             self._set_state(number, State.END, reason)
             self._report(f"version {number} of {self.name} is refused until its files change: {reason}")
             return
-        self._set_state(number, State.AVAILABLE)
         self._serve({**self._serving, number: _Held(servable)})
+        self._set_state(number, State.AVAILABLE)  # only now: who reads it may ask at once
 
     def _release(self, number: int) -> None:
         """Take a version out, wait for its requests, and free its memory, unless a request goes on all the same."""

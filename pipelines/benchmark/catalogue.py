@@ -180,8 +180,7 @@ def _tables(summaries: Sequence[Mapping[str, Any]]) -> list[Table]:
             for name in ("exact", "approximate"):
                 rates = [(f"{name}_rows_per_second_{size}", 1) for size in BATCH_SIZES]
                 cells = _cells(found, (f"{name}_seconds", 1), (f"{name}_bytes", 1e-6), *rates, ("peak_memory_bytes", 1e-6))
-                about = ("", "1") if name == "exact" or "failed" in found else (_looked_into(found), found["recall"].text())
-                index.append((items, VECTORS[vectors], name, *cells, *about))
+                index.append((items, VECTORS[vectors], name, *cells, *_about_lists(found, name)))
     rows_a_call = tuple(f"rows/s, {size} a call" for size in BATCH_SIZES)
     memory = "peak memory, MB"
     columns = ("items", "vectors", "index", "export, s", "size, MB", *rows_a_call, memory, "lists looked into", "recall@100")
@@ -197,6 +196,13 @@ def _cells(found: Mapping[str, Any], *wanted: tuple[str, float]) -> list[str]:
     if "failed" in found:
         return [found["failed"], *[""] * (len(wanted) - 1)]
     return [found[name].text(factor) for name, factor in wanted]
+
+
+def _about_lists(found: Mapping[str, Any], name: str) -> tuple[str, str]:
+    """What an index looks into, and its recall."""
+    if "failed" in found:
+        return "", ""
+    return ("", "1") if name == "exact" else (_looked_into(found), found["recall"].text())
 
 
 def _looked_into(found: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from elcrec_tf.config import Config
+from elcrec_tf.errors import UserError
 from pipelines.benchmark.counts import Step, count_step, training_inputs
 from pipelines.benchmark.floor import PARTS, Rates, floor_seconds, step_bytes
 from pipelines.benchmark.products import Product, step_products
@@ -76,9 +77,12 @@ def benchmark(run: Run) -> Report:
 
 
 def _variants(config: Config, names: Sequence[str]) -> list[_Variant]:
-    """The named variants, without those that switch off nothing that is on."""
+    """The named variants, without those that switch off nothing that is on. Raises `UserError` where none is left."""
     found = [_Variant(name, config.replace(**WEIGHTS[name])) for name in names]
-    return [variant for variant in found if variant.name == "whole" or variant.config != config]
+    found = [variant for variant in found if variant.name == "whole" or variant.config != config]
+    if not found:
+        raise UserError(f"--variants {' '.join(names)}: switches off nothing that is on with these settings; add whole")
+    return found
 
 
 def _summary(run: Run, variant: _Variant) -> dict[str, Any]:

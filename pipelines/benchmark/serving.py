@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -181,26 +182,37 @@ def _percentiles(latency: Sequence[float]) -> dict[str, float]:
 
 
 def _swaps(run: Run, export: Any, histories: list[list[str]]) -> dict[str, Any]:
-    """Versions 2 to 6 published one after the other under load: latency before and meanwhile, errors, memory."""
+    """Versions 2 to 6 published one after the other under load: latency before and meanwhile, errors, memory.
+
+    Raises:
+        UserError: when a version could not be published.
+    """
     folder, pause = export(), run.options.swap_seconds
     seconds = pause * (_SWAPS + 2)
     published: list[float] = []
     memory: list[int] = []
-    with running_server(folder, ("--poll-seconds", "0.5")) as server:
+    stop = threading.Event()
+    with running_server(folder, ("--poll-seconds", "0.5")) as server, ThreadPoolExecutor(1) as publisher:
 
         def publish() -> None:
-            time.sleep(_WARM_SECONDS + pause)
+            wait = _WARM_SECONDS + pause
             for version in range(2, 2 + _SWAPS):
+                if stop.wait(wait):
+                    return
+                wait = pause
                 memory.append(server.memory())
                 shutil.copytree(folder / "1", folder / ".next")
                 published.append(time.time())
                 os.rename(folder / ".next", folder / str(version))
-                time.sleep(pause)
 
-        publisher = threading.Thread(target=publish)
-        publisher.start()
-        load = _load(run, "swaps", server, histories, _SWAP_CLIENTS, seconds)
-        publisher.join()
+        publishing = publisher.submit(publish)
+        try:
+            load = _load(run, "swaps", server, histories, _SWAP_CLIENTS, seconds)
+            reason = publishing.exception()
+        finally:
+            stop.set()
+        if reason is not None:
+            raise UserError(f"{folder}: a new version could not be published ({reason}); is there room for {_SWAPS} more?") from reason
         memory.append(server.memory())
     before = [one for ended, one in load["calls"] if ended < published[0]]
     meanwhile = [one for ended, one in load["calls"] if published[0] <= ended < published[-1] + pause]

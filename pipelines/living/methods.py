@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,11 +53,13 @@ class World:
         return self._train(self.first_run, 0, self.first_update)
 
     def measure(self, method: str, day: int) -> dict[str, Any]:
-        """Train by a method on the data before `day`, unless it is "stale", and ask for the events until the next update."""
+        """Train by a method on the data before `day`, unless it is "stale", and ask for the events until the next update. An update
+        that was cut off begins anew: it is short, and its processor seconds are to be those of all of it."""
         folder = self.first_run if method == "stale" else self.run(method, day)
         training = {"seconds": 0.0, "processor_seconds": 0.0, "epochs": 0, "best_epoch": 0}
         if method != "stale":
             first = max(day - WEEK, 0) if method == "warm-week" else 0
+            shutil.rmtree(folder.path, ignore_errors=True)  # of a process that was cut off
             training = self._train(folder, first, day, **self._changes(method, day))
         questions = Questions.of(self.log, day, day + self.every - 1, self.first_update)
         metrics = questions.metrics(questions.ranks(folder.load_model(), folder.catalog()))
@@ -74,8 +77,8 @@ class World:
         return {"epochs": self.update_epochs, "learning_rate": self.update_learning_rate, "warm_start": str(parent.path)}
 
     def _train(self, folder: RunFolder, first: int, day: int, **changes: Any) -> dict[str, Any]:
-        """A run on the days from `first` on, before `day`; one that was cut off goes on. Seconds are those of its epochs,
-        processor seconds those of everything, which other work on the machine disturbs less."""
+        """A run on the days from `first` on, before `day`; one that is there, as the first model's may be, goes on. Seconds are those of
+        its epochs, processor seconds those of everything in this process, which other work on the machine disturbs less."""
         self.console.print(f"{folder.path.parent.name}/{folder.path.name}", soft_wrap=True)
         sequences = self.log.between(first, day - 1).sequences("log")
         if first:  # the catalogue holds what it held before, as it does with pipelines.prepare --catalog

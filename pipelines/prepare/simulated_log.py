@@ -23,7 +23,7 @@ def write_log(folder: Path, events: int, items: int = 20_000, seed: int = 0) -> 
 
     Users come in groups of their own worlds (each with its own simulated intents over the same items). A group's rows are shuffled and
     spread over all files, so that the events of a user lie in many places; one in a hundred rows is there twice, one in two hundred is
-    bad: no user, no time, too few values.
+    bad: no user, or a word for a time.
     """
     rows, group = 0, 0
     with atomic_path(folder) as temporary:

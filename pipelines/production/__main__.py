@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from elcrec_tf import cli
 from elcrec_tf.config import Config, DataConfig, resolve
+from elcrec_tf.errors import UserError
 from elcrec_tf.files import read_json_object
 from elcrec_tf.run_folder import RunFolder
 from pipelines.lock import FolderInUse, locked
 from pipelines.production.flags import COLUMNS, PREPARED, PROGRAM, limits_of, make_parser
 from pipelines.production.job import Job, all_checks
 from pipelines.production.log import Log
-from pipelines.production.preparing import Preparation, input_files, log_format
+from pipelines.production.preparing import FILTERS, Preparation, input_files, log_format
 from pipelines.production.publishing import check_model_folder, served_version
-from pipelines.production.runs import PUBLISHED, REFUSED, Run, WorkFolder, fingerprints
+from pipelines.production.runs import PUBLISHED, REFUSED, Run, WorkFolder, fingerprints, same_files
 from pipelines.production.steps import do_steps, plan
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ def _run(arguments: argparse.Namespace, work: WorkFolder, command: str) -> int:
         try:
             return _do(job, console)
         except BaseException as error:
-            console.print(f"stopped: {error or type(error).__name__}; the same command goes on from here", soft_wrap=True)
+            same = "the same command without --new-run" if arguments.new_run else "the same command"
+            console.print(f"stopped: {error or type(error).__name__}; {same} goes on from here", soft_wrap=True)
             raise
 
 
@@ -100,7 +102,7 @@ def _run_of(arguments: argparse.Namespace, work: WorkFolder) -> tuple[Run, list[
     files = input_files(arguments.input)
     inputs = fingerprints(files)
     runs = work.runs()
-    if runs and runs[-1].state["inputs"] == inputs and not arguments.new_run:
+    if runs and same_files(runs[-1].state["inputs"], inputs) and not arguments.new_run:
         return runs[-1], files
     return work.new(inputs, arguments.model), files
 
@@ -140,8 +142,18 @@ def _job(arguments: argparse.Namespace, work: WorkFolder, run: Run, files: list[
 
 def _prepared(file: str | None, config: Config, flags: dict[str, Any]) -> DataConfig:
     """What the preparation is told: by flags, else by the file of --config, which `config` was made with. A run's config.json holds every
-    setting, so a default there tells nothing; rows that are repeated are dropped unless a flag says otherwise."""
+    setting, so a default there tells nothing; rows that are repeated are dropped unless a flag says otherwise.
+
+    Raises:
+        UserError: for a file that says which rows to keep.
+    """
     in_file = read_json_object(file, "groups, as a run's config.json does").get("data", {}) if file else {}
+    filters = [name for name in FILTERS if in_file.get(name) is not None]
+    if filters:
+        raise UserError(
+            f"{file}: its data has {' and '.join(filters)}, but rows are not filtered here; leave that out, and give logs that hold the "
+            "wanted rows alone"
+        )
     told = {name: getattr(config.data, name) for name in PREPARED if name in in_file}
     told = {name: value for name, value in told.items() if value != getattr(DataConfig(), name)}
     return DataConfig(**{"repeated_rows": "drop", **told, **flags})

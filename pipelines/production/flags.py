@@ -43,7 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("--warm-start", metavar="RUN_DIR", help="run to go on from while this work folder has published none")
     train.add_argument("--from-scratch", action="store_true", help="train from nothing, with --epochs")
     train.add_argument("--preset", choices=PRESETS, help="settings of a training from nothing (default: default)")
-    train.add_argument("--config", metavar="FILE.json", help="settings from a file; of its data, what is no default")
+    train.add_argument("--config", metavar="FILE.json", help="settings from a file; of its data what is no default (rows are not filtered)")
     cli.add_config_flags(parser, (ModelConfig, LossConfig, ScheduleConfig, AugmentConfig))
     cli.add_config_flags(parser, (TrainConfig,), [one.name for one in dataclasses.fields(TrainConfig) if one.name not in _NOT_HERE])
     return parser

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +25,9 @@ from pipelines.prepare.rows import FAMILIES, FRACTION, NAIVE_US, ZONED_US, Clean
 _ROLES = ("user", "item", "time")
 _BATCH = 100_000
 _BLOCK_BYTES = 8 << 20
+# A value: in quotes that close, or without one at its beginning. Nothing is matched in two ways, so no line takes long.
+_VALUE = r'(?:"[^"]*+(?:""[^"]*+)*+"|(?!"))[^,]*+'
+_CLOSED = re.compile(f"{_VALUE}(?:,{_VALUE})*+")
 
 
 def clean_log(files: Sequence[Path], form: str, columns: tuple[str, str, str], output: Path, rejects: Path) -> dict[str, Any]:
@@ -91,6 +96,7 @@ def _write_rejects(others: pa.Table, default: str, path: Path) -> dict[str, int]
 
 
 def _csv(path: Path, columns: tuple[str, str, str]) -> Iterator[pa.RecordBatch]:
+    """A record is a line, as it is for Spark: a quote that is left open costs its line, not all rows up to the next quote."""
     bad: list[str] = []
 
     def skip(row: Any) -> str:
@@ -105,10 +111,11 @@ def _csv(path: Path, columns: tuple[str, str, str]) -> Iterator[pa.RecordBatch]:
         # Arrow shows a malformed row as text, and fails where that is no UTF-8. As Latin-1 every byte is a letter (see `_restored`).
         encoding = "utf-8" if _is_utf8(path) else "latin-1"
         names = [name.encode().decode(encoding) for name in columns]
+        bad += (_restored(line, "latin-1") for line in _open_lines(path))
         table = pyarrow.csv.read_csv(
-            _without_mark(path),
+            _closed_lines(path) if bad else _without_mark(path),
             read_options=pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES, encoding=encoding),
-            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip),
+            parse_options=pyarrow.csv.ParseOptions(invalid_row_handler=skip),
             # Bytes first: a value that is not UTF-8 costs its row, not the file.
             convert_options=pyarrow.csv.ConvertOptions(include_columns=list(names), column_types=dict.fromkeys(names, pa.binary())),
         )
@@ -118,6 +125,39 @@ def _csv(path: Path, columns: tuple[str, str, str]) -> Iterator[pa.RecordBatch]:
         yield _cleaned(path, [_text(column, encoding) for column in batch.columns], None)
     if bad:
         yield _cleaned(path, [pa.nulls(len(bad), pa.string())] * 3, bad)
+
+
+def _open_lines(path: Path) -> list[str]:
+    """The lines that leave a quote open, without their ends. Raises `UserError` where one of them is the header."""
+    if not _has_quotes(path):
+        return []
+    found = [(number, line.rstrip("\r\n")) for number, line in enumerate(_lines(path)) if not _is_closed(line)]
+    if found and found[0][0] == 0:
+        raise UserError(f"{path}, line 1: a quote is left open in the names of the columns; close it")
+    return [line for _, line in found]
+
+
+def _has_quotes(path: Path) -> bool:
+    with path.open("rb") as file:
+        return any(b'"' in block for block in iter(lambda: file.read(_BLOCK_BYTES), b""))
+
+
+def _closed_lines(path: Path) -> io.BytesIO:
+    """The file without the lines that leave a quote open."""
+    kept = io.BytesIO()
+    kept.writelines(line.encode("latin-1") for line in _lines(path) if _is_closed(line))
+    kept.seek(0)
+    return kept
+
+
+def _is_closed(line: str) -> bool:
+    return '"' not in line or _CLOSED.fullmatch(line) is not None
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a file with their ends. As Latin-1 every byte is a letter; quotes, commas and line ends are what they are in UTF-8."""
+    with io.TextIOWrapper(_without_mark(path), encoding="latin-1", newline="") as file:
+        yield from file
 
 
 def _text(column: pa.Array, encoding: str) -> pa.Array:
@@ -183,6 +223,8 @@ def _check_columns(path: Path, present: Sequence[str], columns: Sequence[str]) -
         if name not in present:
             names = ", ".join(map(repr, present[:30]))
             raise UserError(f"{path}: has no column {name!r}; its columns are {names}. Name the right one with {flag}")
+        if present.count(name) > 1:
+            raise UserError(f"{path}: has {present.count(name)} columns named {name!r}; rename all but one, or name another with {flag}")
 
 
 def _first_line(error: Exception) -> str:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MEMORY, SPARK = "memory", "spark"
 _KINDS = ("csv", "parquet", "jsonl")
+FILTERS = ("filter_column", "min_value", "keep_values")
+"""Fields of the data by which `train` filters rows. Nothing is filtered here."""
 REJECTS = "rejects.jsonl.gz"
 
 
@@ -56,7 +58,8 @@ class Preparation:
         """How `train` reads what `prepare` wrote to `output`."""
         columns = {"user_column": "user", "item_column": "item", "time_column": "timestamp"}
         read: dict[str, Any] = {"k_core": self.k_core, "repeated_rows": self.repeated_rows, "ties": "item"} if self.engine == MEMORY else {}
-        return replace(config, dataset=str(output), format="auto", **{**columns, **read})
+        # What is prepared has no other column: the filter of a run that a warm start goes on from is not for these logs.
+        return replace(config, dataset=str(output), format="auto", **{**columns, **read, **dict.fromkeys(FILTERS)})
 
     def output(self, folder: Path, name: str) -> Path:
         """Where the data set goes: a file, or a folder of shards."""
@@ -66,7 +69,10 @@ class Preparation:
 def input_files(source: str) -> list[Path]:
     """The files of a file, folder or glob, in the order of their names. Raises `UserError` where there are none."""
     path = expanded(source)
-    found = [child for child in path.iterdir()] if path.is_dir() else [Path(name) for name in glob(str(path))]
+    if path.is_dir():
+        found = list(path.iterdir())
+    else:  # a name that is there is no glob, whatever letters it has
+        found = [path] if path.exists() else [Path(name) for name in glob(str(path))]
     files = sorted(file for file in found if file.is_file() and not file.name.startswith((".", "_")))
     if not files:
         raise UserError(f"--input {source}: there is no such file; give a log file, a folder of them, or a glob in quotes")

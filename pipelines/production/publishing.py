@@ -43,8 +43,9 @@ def publish(export: Path, folder: Path, run_id: str, keep: int | None) -> Path:
     """Give an export the next version number, unless the run has one already, and remove old versions; the version's folder.
 
     The export is copied, since it may lie on another file system, and the copy is renamed, so that a server sees all of it or nothing.
-    The caller holds the model's folder.
+    The caller holds the model's folder against other pipelines; exports to the same folder are kept off while the versions change.
     """
+    from elcrec_tf.serving.folder_lock import locked
     from elcrec_tf.serving.saved_model import take_next_version, tidy
 
     copy = folder / _COPY
@@ -52,6 +53,8 @@ def publish(export: Path, folder: Path, run_id: str, keep: int | None) -> Path:
     version = version_of(folder, run_id)
     if version is None:
         shutil.copytree(export, copy)
-        version = take_next_version(copy, folder)
-    tidy(folder, keep)
+    with locked(folder):
+        if version is None:
+            version = take_next_version(copy, folder)
+        tidy(folder, keep)
     return version

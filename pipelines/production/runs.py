@@ -127,8 +127,14 @@ class WorkFolder:
 
 
 def fingerprints(files: Sequence[Path]) -> list[dict[str, Any]]:
-    """What tells one input from another: path, size and SHA-256 of each file."""
+    """What is kept of each file of the input: path, size and SHA-256."""
     return [{"path": str(path), "bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in files]
+
+
+def same_files(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether two lists of `fingerprints` are of the same files, wherever these lie: name, size and content."""
+    one, other = ([(Path(file["path"]).name, file["bytes"], file["sha256"]) for file in files] for files in (first, second))
+    return one == other
 
 
 def now() -> str:

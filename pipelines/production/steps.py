@@ -14,6 +14,7 @@ from typing import Any
 from pipelines.production.runs import Run
 
 STARTED, DONE = "started", "done"
+_IS_DONE, _TO_GO_ON, _ANEW, _TO_DO = "done", "to go on with", "to do anew, as always", "to do"
 Results = Mapping[str, dict[str, Any]]
 
 
@@ -27,6 +28,7 @@ class Step:
         needs: names of steps before whose results this one depends on.
         settings: what else its result depends on, ready for JSON.
         outputs: files and folders that go when the step begins anew, since they belong to other inputs.
+        always: done anew until the last step is done, because its result depends on the clock, too.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Step:
     needs: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     outputs: tuple[Path, ...] = ()
+    always: bool = False
 
     def key(self, run: Run) -> str:
         """What tells one use of the step from another. The steps that it needs are done."""
@@ -45,14 +48,13 @@ def do_steps(run: Run, steps: Sequence[Step], say: Callable[[str], None]) -> boo
     """Do what is left of a run; whether all steps passed. After one that did not, no more are done."""
     results: dict[str, dict[str, Any]] = {}
     for number, step in enumerate(steps, 1):
-        key, record = step.key(run), run.record(step.name)
-        same = record.get("key") == key
+        key, state = step.key(run), _state(run, step, steps)
         title = f"step {number} of {len(steps)}, {step.name}"
-        if same and record["status"] == DONE:
+        if state == _IS_DONE:
             say(f"{title}: is done")
         else:
-            say(f"{title}: {'goes on where it was cut off' if same else 'begins'}")
-            _do(run, step, key, results, fresh=not same)
+            say(f"{title}: {'goes on where it was cut off' if state == _TO_GO_ON else 'begins'}")
+            _do(run, step, key, results, fresh=state != _TO_GO_ON)
             say(f"{title}: took {run.record(step.name)['seconds']:.1f} s")
         results[step.name] = run.result(step.name)
         if not results[step.name].get("passed", True):
@@ -71,13 +73,24 @@ def _do(run: Run, step: Step, key: str, results: Results, fresh: bool) -> None:
 
 
 def plan(run: Run, steps: Sequence[Step]) -> dict[str, str]:
-    """What `do_steps` would do with each step: nothing (it is done), go on with it, or do it."""
+    """What `do_steps` would do with each step: nothing (it is done), go on with it, do it anew as it does always, or do it. One whose
+    inputs are done anew is to do: they may be others."""
     found: dict[str, str] = {}
     for step in steps:
-        known = all(found[name] == "done" for name in step.needs)
-        same = known and run.record(step.name).get("key") == step.key(run)
-        found[step.name] = "to do" if not same else "done" if run.record(step.name)["status"] == DONE else "to go on with"
+        known = all(found[name] == _IS_DONE for name in step.needs)
+        found[step.name] = _state(run, step, steps) if known else _TO_DO
     return found
+
+
+def _state(run: Run, step: Step, steps: Sequence[Step]) -> str:
+    """How far a step is, whose needs are done."""
+    record = run.record(step.name)
+    if record.get("key") != step.key(run):
+        return _TO_DO
+    if record["status"] != DONE:
+        return _TO_GO_ON
+    # What the last step has done cannot be taken back: then the run is not asked again.
+    return _ANEW if step.always and run.record(steps[-1].name).get("status") != DONE else _IS_DONE
 
 
 def _remove(path: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from elcrec_tf.config import Config, LossConfig
 from pipelines.benchmark.report import Report, Table
 from pipelines.reproduce.figures import bars, legend_below, panels, series_colors, zoom
 from pipelines.reproduce.flags import PARTS
@@ -30,15 +31,24 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "B+ELCM": _NO_CONTRAST,
     "ELCRec": CONTRAST,
 }
+_WITH_ELCM = ("B+ELCM", "ELCRec")
 
 
 def variants(scene: Scene) -> list[Variant]:
-    return [reduced(one, part) for one in scene.plain() for part in scene.options.parts]
+    return [reduced(one, part, scene.fields) for one in scene.plain() for part in scene.options.parts]
 
 
-def reduced(variant: Variant, part: str) -> Variant:
-    """What the paper calls by that name (see `flags.PARTS`), of a recipe."""
-    return replace(variant, name=part, config=variant.config.replace(**_FIELDS[part]))
+def reduced(variant: Variant, part: str, given: Collection[str] = ()) -> Variant:
+    """What the paper calls by that name (see `flags.PARTS`), of a recipe; `given` are the fields that are flags, see `elcm`."""
+    own = elcm(variant.config, given) if part in _WITH_ELCM else {}
+    return replace(variant, name=part, config=variant.config.replace(**_FIELDS[part], **own))
+
+
+def elcm(recipe: Config, given: Collection[str] = ()) -> dict[str, Any]:
+    """The fields that give ELCM to a recipe that has none, and change no other: learned centres, and the default's weight where the recipe
+    has 0; but a weight that was `given` as a flag stays."""
+    has_none = not (recipe.loss.cluster_weight or "cluster_weight" in given)
+    return {"intent_clustering": "learned", **({"cluster_weight": LossConfig().cluster_weight} if has_none else {})}
 
 
 def report(scene: Scene, variants: Sequence[Variant]) -> Report:

@@ -74,13 +74,14 @@ def report(scene: Scene, variants: Sequence[Variant]) -> Report:
     shown: dict[str, dict[str, Mapping[str, float | Spread]]] = {}
     for subject in scene.subjects:
         own = [variant for variant in variants if variant.subject is subject]
-        done = [_ours(scene, variant) for variant in own if scene.rows(variant)]
+        finished = [variant for variant in own if scene.rows(variant)]
+        done = [_ours(scene, variant) for variant in finished]
         published = subject.published
         tables.append(_methods_table(scene, subject, own, done))
         cells = {one.name: _cells(one, published) for one in done if published}
         if cells:
             tables.append(_cells_table(subject, cells))
-        pairs = _pairs(done, imported.get(subject.name, {}))
+        pairs = _pairs(scene, finished, imported.get(subject.name, {}))
         if pairs:
             tables.append(_pairs_table(subject, pairs))
         result[subject.name] = {"absent": subject.absent or None, **_plain(done, cells, pairs)}
@@ -99,7 +100,11 @@ def best(published: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 def _ours(scene: Scene, variant: Variant) -> _Ours:
     rows, ranks = scene.rows(variant), scene.ranks(variant)
-    return _Ours(variant.recipe, {metric: spread(rows, "test", metric) for metric in METRICS}, {one: gains(ranks, one) for one in METRICS})
+    return _Ours(variant.recipe, {metric: spread(rows, "test", metric) for metric in METRICS}, _gains(ranks))
+
+
+def _gains(ranks: np.ndarray) -> dict[str, np.ndarray]:
+    return {metric: gains(ranks, metric) for metric in METRICS}
 
 
 def _cells(ours: _Ours, published: Mapping[str, Mapping[str, float]]) -> list[tuple[_Cell, _Cell]]:
@@ -114,11 +119,12 @@ def _cells(ours: _Ours, published: Mapping[str, Mapping[str, float]]) -> list[tu
     return found
 
 
-def _pairs(done: Sequence[_Ours], imported: Mapping[str, np.ndarray]) -> dict[str, dict[str, dict[str, float]]]:
-    """Paired tests: every two recipes, and every recipe with every imported run. `first - second` -> metric -> difference and p."""
-    others = [_Ours(name, {}, {metric: gains(ranks, metric) for metric in METRICS}) for name, ranks in imported.items()]
-    pairs = [*combinations(done, 2), *((one, other) for one in done for other in others)]
-    return {f"{first.name} - {second.name}": paired(first.gains, second.gains) for first, second in pairs}
+def _pairs(scene: Scene, finished: Sequence[Variant], imported: Mapping[str, np.ndarray]) -> dict[str, dict[str, dict[str, float]]]:
+    """Paired tests: every two recipes by the seeds that both have, unless there is none, and every recipe with every imported run.
+    `first - second` -> metric -> difference and p."""
+    shared = {f"{one.recipe} - {two.recipe}": scene.shared_ranks(one, two) for one, two in combinations(finished, 2)}
+    against = {f"{one.recipe} - {name}": (scene.ranks(one), ranks) for one in finished for name, ranks in imported.items()}
+    return {name: paired(*map(_gains, ranks)) for name, ranks in {**shared, **against}.items() if ranks is not None}
 
 
 def _won(result: Mapping[str, Any]) -> dict[str, dict[str, int]]:
@@ -176,7 +182,8 @@ def _cells_table(subject: Subject, cells: Mapping[str, list[tuple[_Cell, _Cell]]
 
 def _pairs_table(subject: Subject, pairs: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
     lines = [(name, *map(paired_text, _in_order(metrics))) for name, metrics in pairs.items()]
-    return Table(f"{subject.name}: paired permutation test over users, two-sided", ("", *METRICS), lines)
+    about = "paired permutation test over users, two-sided; of two recipes by the seeds that both have"
+    return Table(f"{subject.name}: {about}", ("", *METRICS), lines)
 
 
 def _in_order(values: Mapping[str, Any]) -> list[Any]:

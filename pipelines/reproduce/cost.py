@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from elcrec_tf.errors import UserError
 from pipelines.benchmark.report import Report, Spread, Table, number
+from pipelines.reproduce.ablation import elcm
 from pipelines.reproduce.paper import COST
 from pipelines.reproduce.scene import Scene, Variant
 
@@ -44,16 +45,18 @@ class _Point:
 
 
 def variants(scene: Scene) -> list[Variant]:
-    """Both schemes with the same encoder and as many epochs, none of them stopped early."""
+    """Both schemes with the same encoder and as many epochs, none of them stopped early. A run that was cut off begins anew: one that goes
+    on traces everything once more, in an epoch that would count."""
     epochs = scene.fields.get("epochs", _EPOCHS)
     if epochs < 2:
         raise UserError(
             f"--epochs should be at least 2 for cost: the first epoch, in which everything is traced, does not count. Received: {epochs}"
         )
     return [
-        Variant(one.subject, one.recipe, name, one.config.replace(intent_clustering=scheme, epochs=epochs, patience=epochs))
+        Variant(one.subject, one.recipe, name, one.config.replace(**fields, epochs=epochs, patience=epochs), afresh=True)
         for one in scene.plain()
         for scheme, name in SCHEMES.items()
+        for fields in [elcm(one.config, scene.fields) if scheme == "learned" else {"intent_clustering": scheme}]
     ]
 
 

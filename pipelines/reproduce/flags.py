@@ -24,11 +24,11 @@ _FOUR = ("beauty", "sports", "toys", "yelp")
 # others by more than its configuration.
 _NOT_HERE = {"dataset", "seed", "recovery", "warm_start", "new_items"}
 # Fields that a table is about: it sets them.
-_CONTRAST = {"sequence_weight", "intent_weight"}
+_PARTS = {"sequence_weight", "intent_weight", "intent_clustering"}
 _OWN = {
-    "ablation": _CONTRAST,
-    "robustness": _CONTRAST,
-    "negatives": {"negatives", *_CONTRAST},
+    "ablation": _PARTS,
+    "robustness": _PARTS,
+    "negatives": {"negatives", *_PARTS},
     "newcomers": {"activity_features"},
     "augmentation": {"augmentations"},
     "cost": {"intent_clustering", "patience"},

@@ -10,7 +10,7 @@ from elcrec_tf.config import resolve
 from elcrec_tf.errors import UserError
 from elcrec_tf.run_folder import RunFolder
 from pipelines.reproduce import process
-from pipelines.reproduce.scene import Scene, Subject
+from pipelines.reproduce.scene import Scene, Subject, data_fields
 
 
 def runs_against(scene: Scene) -> list[tuple[Path, Subject]]:
@@ -38,8 +38,9 @@ def runs_against(scene: Scene) -> list[tuple[Path, Subject]]:
 def ranks_against(scene: Scene) -> dict[str, dict[str, np.ndarray]]:
     """Their test ranks: data set -> name of the run folder -> `[users]`."""
     ranks: dict[str, dict[str, np.ndarray]] = {}
+    ranking = {name: value for name, value in scene.fields.items() if name == "eval_batch_size"}
     for path, subject in runs_against(scene):
-        config = resolve("default", flags={**scene.fields, **subject.fields})
+        config = resolve("default", flags={**data_fields(scene.fields), **ranking, **subject.fields})
         ranks.setdefault(subject.name, {})[_name(path)] = process.ranks(path, config)
     return ranks
 

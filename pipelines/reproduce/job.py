@@ -9,11 +9,13 @@ import platform
 import re
 from collections.abc import Hashable, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from elcrec_tf import __version__
 from elcrec_tf.config import Config, DataConfig, SimulatorConfig, resolve
 from elcrec_tf.presets import PRESETS
+from elcrec_tf.run_folder import RunFolder
 
 # What a run leaves behind for a reader moves no result.
 _FREE: dict[str, Any] = {"recovery": False, "snapshot_epochs": None, "snapshot_users": 1}
@@ -55,16 +57,27 @@ class Job:
     @property
     def id(self) -> str:
         """`beauty-default-seed0-0123456789`: a name for files."""
+        name = re.sub(r"[^a-z0-9.]+", "-", f"{self.dataset}-{self.recipe}".lower())
+        return f"{name}-{self._mark}"
+
+    @property
+    def _mark(self) -> str:
+        """The end of the id, which runs with the same `key` share, whatever they are called."""
         content = [self.fingerprint, settings(self.config), self.train_share, self.noise, _relevant(versions())]
         content += [self.seen] if self.seen else []  # ids of whole histories are older than this field
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        name = re.sub(r"[^a-z0-9.]+", "-", f"{self.dataset}-{self.recipe}".lower())
-        return f"{name}-seed{self.seed}-{digest[:10]}"
+        return f"seed{self.seed}-{digest[:10]}"
 
     @property
     def training(self) -> Job:
         """The job whose run folder this one uses: what is done to the test histories comes after training."""
         return replace(self, noise=0.0, seen=0)
+
+    def run_folder(self, runs_dir: Path) -> RunFolder:
+        """Where the training is, or is to be: a finished one if there is any, else one that was begun, whatever recipe's name they have."""
+        own = runs_dir / self.training.id
+        found = [own, *sorted(runs_dir.glob(f"*-{self.training._mark}"))]
+        return min(map(RunFolder, found), key=lambda one: (not one.metrics_file.is_file(), not one.path.is_dir(), one.path != own))
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON; `from_dict` reads it back."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from elcrec_tf.errors import UserError
-from elcrec_tf.run_folder import RunFolder
+from pipelines.lock import FolderInUse
 from pipelines.reproduce import process
 from pipelines.reproduce.job import Job, settings
 from pipelines.reproduce.ledger import Row
@@ -36,27 +36,32 @@ def missing_jobs(scene: Scene, variants: Sequence[Variant]) -> list[tuple[Job, V
 
 
 def run_missing(scene: Scene, variants: Sequence[Variant], console: Console) -> list[str]:
-    """Run them. A run that fails is left out with those that need its model, and the others go on; the ids of all these."""
-    jobs = missing_jobs(scene, variants)
-    runs_dir, failed, untrained = Path(scene.options.runs_dir), [], set()
-    for number, (job, _) in enumerate(jobs, 1):
+    """Run them. A run that fails is left out with those that need its model, and the others go on; one that another process is at work on
+    comes again at the end, and waits there. The ids of those that have no row after all."""
+    turns = [(job, variant, False) for job, variant in missing_jobs(scene, variants)]
+    failed: list[Job] = []
+    untrained: set[Hashable] = set()
+    for number, (job, variant, wait) in enumerate(turns, 1):
         scene.ledger.reload()  # another process may have made it meanwhile
         if scene.ledger.find(job) is not None:
             continue
-        console.print(f"run {number} of {len(jobs)}: {job.dataset}, {job.recipe}, {job.variant}, seed {job.seed}", soft_wrap=True)
-        if job.training.id in untrained:
+        console.print(f"run {number} of {len(turns)}: {job.dataset}, {job.recipe}, {job.variant}, seed {job.seed}", soft_wrap=True)
+        if job.training.key in untrained:
             console.print(f"left out: the training of {job.training.id} has failed", soft_wrap=True)
-            failed.append(job.id)
+            failed.append(job)
             continue
         try:
-            process.train(job, runs_dir, scene.ledger.folder)
+            process.train(job, Path(scene.options.runs_dir), scene.ledger.folder, wait, variant.afresh)
+        except FolderInUse as error:
+            console.print(f"put off to the end: {error}", soft_wrap=True)
+            turns.append((job, variant, True))  # which this loop comes to
         except UserError as error:
             console.print(f"failed: {error}", soft_wrap=True)
-            failed.append(job.id)
+            failed.append(job)
             if not _is_trained(job, scene):
-                untrained.add(job.training.id)
+                untrained.add(job.training.key)
     scene.ledger.reload()
-    return failed
+    return [job.id for job in failed if scene.ledger.find(job) is None]
 
 
 def dry_run_table(scene: Scene, variants: Sequence[Variant]) -> Table:
@@ -72,12 +77,12 @@ def dry_run_table(scene: Scene, variants: Sequence[Variant]) -> Table:
         table.add_column(column, justify="right")
     total = 0.0
     jobs = missing_jobs(scene, variants)
-    trained = {job.id for job, _ in jobs if job == job.training}
+    trained = {job.key for job, _ in jobs if job == job.training}
     for job, variant in jobs:
         seconds = 0.0  # of one that only ranks, with a model that is there or that another line trains
-        if job == job.training or not (job.training.id in trained or _is_trained(job, scene)):
+        if job == job.training or not (job.training.key in trained or _is_trained(job, scene)):
             seconds = estimated_seconds(job.training, variant.subject.users, scene.ledger.rows)
-            trained.add(job.training.id)
+            trained.add(job.training.key)
         total += seconds
         table.add_row(job.dataset, job.recipe, job.variant, str(job.seed), str(job.config.train.epochs), f"{seconds / 3600:.2f}")
     table.add_row("all", f"{len(jobs)} runs", "", "", "", f"{total / 3600:.2f}", style="bold")
@@ -85,7 +90,7 @@ def dry_run_table(scene: Scene, variants: Sequence[Variant]) -> Table:
 
 
 def _is_trained(job: Job, scene: Scene) -> bool:
-    return RunFolder(Path(scene.options.runs_dir) / job.training.id).metrics_file.is_file()
+    return job.run_folder(Path(scene.options.runs_dir)).metrics_file.is_file()
 
 
 def estimated_seconds(job: Job, users: int, rows: Sequence[Row]) -> float:

@@ -21,7 +21,7 @@ _KINDS = {"uniform": "off what is seen", "official": "off held-out items, too"}
 
 def variants(scene: Scene) -> list[Variant]:
     """Each recipe and part with either kind, one after the other."""
-    found = [reduced(one, part) for one in scene.plain() for part in scene.options.parts]
+    found = [reduced(one, part, scene.fields) for one in scene.plain() for part in scene.options.parts]
     return [
         replace(one, name=f"{one.name}, {name}", config=one.config.replace(negatives=kind))
         for one in found

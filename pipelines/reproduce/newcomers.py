@@ -58,7 +58,8 @@ def report(scene: Scene, variants: Sequence[Variant]) -> Report:
             (f"{recipe}, p", *(p_text(by_column[one]) if one in by_column else "" for one in columns))
             for recipe, by_column in p_values.items()
         ]
-        about = "events are those of the training part; p of the difference by a paired permutation test over users, two-sided"
+        about = "events are those of the training part; p of the difference, by the seeds that both have, "
+        about += "by a paired permutation test over users, two-sided"
         tables.append(Table(f"{subject.name}: test {_SHOWN}; {about}", ("", *columns), lines))
         plain = {name: {column: one.to_dict() for column, one in cells.items()} for name, cells in found.items()}
         result[subject.name] = {"metric": _SHOWN, "values": plain, "p": p_values}
@@ -83,13 +84,13 @@ def _cells(scene: Scene, variant: Variant) -> _Cells:
 
 
 def _p_values(scene: Scene, variants: Sequence[Variant]) -> dict[str, dict[str, float]]:
-    """Recipe -> column -> p of the features' worth to all users; the groups have no test."""
+    """Recipe -> column -> p of the features' worth to all users, by the seeds that both have; the groups have no test."""
     found: dict[str, dict[str, float]] = {}
-    done = {(one.recipe, one.name, one.seen): one for one in variants if scene.rows(one)}
-    for (recipe, name, seen), with_features in done.items():
-        without = done.get((recipe, _FEATURES[False], seen))
-        if name == _FEATURES[True] and without is not None:
-            first, second = (gains(scene.ranks(one), _SHOWN) for one in (with_features, without))
+    by_name = {(one.recipe, one.name, one.seen): one for one in variants}
+    for (recipe, name, seen), with_features in by_name.items():
+        ranks = scene.shared_ranks(with_features, by_name[recipe, _FEATURES[False], seen]) if name == _FEATURES[True] else None
+        if ranks is not None:
+            first, second = (gains(one, _SHOWN) for one in ranks)
             found.setdefault(recipe, {})[_seen(seen) if seen else _ALL] = paired_p(first, second)
     return found
 

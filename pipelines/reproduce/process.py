@@ -14,15 +14,25 @@ import numpy as np
 
 from elcrec_tf.config import Config
 from elcrec_tf.errors import UserError
+from pipelines.lock import FolderInUse
 from pipelines.reproduce.job import Job
+
+IN_USE = 4
+"""Exit status of a worker whose run folder another process holds."""
 
 _ROOT = Path(__file__).parents[2]
 _STANDARD_ERROR = 2
 
 
-def train(job: Job, runs_dir: Path, output_dir: Path) -> None:
-    """Train a job in a process of its own, which adds the row. Raises `UserError` when it fails."""
-    _work({"job": job.to_dict(), "runs_dir": str(runs_dir), "output_dir": str(output_dir)}, f"run {job.id}")
+def train(job: Job, runs_dir: Path, output_dir: Path, wait: bool, afresh: bool) -> None:
+    """Train a job in a process of its own, which adds the row; `wait` and `afresh` as in `training.run`.
+
+    Raises:
+        FolderInUse: when another process is at work on it.
+        UserError: when it fails.
+    """
+    how = {"wait": wait, "afresh": afresh}
+    _work({"job": job.to_dict(), "runs_dir": str(runs_dir), "output_dir": str(output_dir), **how}, f"run {job.id}")
 
 
 def ranks(run_dir: Path, config: Config) -> np.ndarray:
@@ -47,6 +57,8 @@ def _work(spec: dict[str, Any], what: str) -> None:
         except BaseException:
             worker.kill()
             raise
+    if status == IN_USE:
+        raise FolderInUse(f"{what}: another process is at work on it")
     if status:
         reason = "was killed, probably for want of memory" if status == -9 else f"ended with status {status}, see above"
         raise UserError(f"{what}: {reason}")

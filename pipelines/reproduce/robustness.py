@@ -38,7 +38,7 @@ def variants(scene: Scene) -> list[Variant]:
     found = []
     for one in scene.plain():
         for name in _MODELS:
-            whole = reduced(one, name)
+            whole = reduced(one, name, scene.fields)
             found.append(whole)
             found += [replace(whole, noise=noise) for noise in scene.options.noise]
             found += [replace(whole, train_share=share) for share in scene.options.shares]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from elcrec_tf.config import Config, resolve
+from elcrec_tf.config import Config, DataConfig, SimulatorConfig, resolve
 from elcrec_tf.data.datasets import load_dataset
 from elcrec_tf.data.shards import in_memory
 from elcrec_tf.presets import PRESETS
@@ -45,9 +46,15 @@ class Subject:
     @staticmethod
     def load(flags: Mapping[str, Any], name: str | None = None, **fields: Any) -> Subject:
         """The data set that the configuration's `fields` name, over `flags`; raises `UserError` as `load_dataset` does."""
-        config = resolve("default", flags={**flags, **fields})
+        config = resolve("default", flags={**data_fields(flags), **fields})
         sequences = in_memory(load_dataset(config.data, config.simulator), "a table")
         return Subject(name or sequences.name, fields, sequences.fingerprint, sequences.num_users)
+
+
+def data_fields(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of some fields of the configuration that say what the data is. The others are for recipes: `default` may not bear them."""
+    names = {field.name for kind in (DataConfig, SimulatorConfig) for field in dataclasses.fields(kind)}
+    return {name: value for name, value in flags.items() if name in names}
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,7 @@ class Variant:
         name: what the table calls it.
         config: the configuration without its seed.
         train_share, noise, seen: see `Job`.
+        afresh: a training that was cut off begins anew: what it is measured for would not be the same otherwise.
     """
 
     subject: Subject
@@ -69,6 +77,7 @@ class Variant:
     train_share: float = 1.0
     noise: float = 0.0
     seen: int = 0
+    afresh: bool = False
 
     def jobs(self, seeds: int) -> list[Job]:
         """A job a seed, from 0 on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 import warnings
 from dataclasses import replace
@@ -30,20 +31,42 @@ if TYPE_CHECKING:
 _MACHINE = ("processor", "cores", "flags", "memory_bytes", "accelerators", "backend")
 
 
-def run(job: Job, runs_dir: Path, ledger: Ledger) -> None:
-    """Train a job in its run folder, go on there where it was cut off, and add its row to the ledger.
+def run(job: Job, runs_dir: Path, ledger: Ledger, wait: bool = False, afresh: bool = False) -> None:
+    """Train a job in its run folder, go on there where it was cut off, and add its row to the ledger unless that is there.
+
+    Args:
+        job: what to train.
+        runs_dir: holds the run folders.
+        ledger: takes the row.
+        wait: for the end of another process that is at work in the run folder.
+        afresh: a training that was cut off begins anew.
 
     Raises:
-        UserError: as training does, when the data has changed, or when another process trains the same job.
+        FolderInUse: when another process is at work in the run folder, unless `wait` is given.
+        UserError: as training does, and when the data has changed.
     """
-    folder = RunFolder(runs_dir / job.training.id)
-    with locked(folder.path, wait=False):
+    folder = job.run_folder(runs_dir)
+    with locked(folder.path, wait=wait):
+        ledger.reload()
+        if ledger.find(job) is not None:  # made by the process that held the folder
+            return
+        if afresh and not folder.metrics_file.is_file():
+            _empty(folder.path)
         sequences = _sequences(job)
         cli.import_tensorflow()
         memory = _train(job, sequences, folder)
         metrics, model = folder.read_metrics(), folder.load_model()
         ranks = _test_ranks(model, sequences, job.config, job.noise, job.seen)
         ledger.add(row(job, folder, sequences, metrics, ranks, memory), ranks)
+
+
+def _empty(path: Path) -> None:
+    """Remove what a folder holds, not the folder itself: the lock is on that."""
+    for child in path.iterdir():
+        if child.is_dir():
+            shutil.rmtree(child)
+        else:
+            child.unlink()
 
 
 def imported_ranks(run_dir: Path, config: Config) -> np.ndarray:

@@ -14,15 +14,19 @@ import numpy as np
 from elcrec_tf import cli
 from elcrec_tf.config import Config
 from elcrec_tf.files import atomic_path
+from pipelines.lock import FolderInUse
 from pipelines.reproduce import training
 from pipelines.reproduce.job import Job
 from pipelines.reproduce.ledger import Ledger
+from pipelines.reproduce.process import IN_USE
 
 
 def work(spec: dict[str, Any]) -> None:
-    """Do what a spec says: `job`, `runs_dir`, `output_dir`; or `against`, `config`, `output`."""
+    """Do what a spec says: `job`, `runs_dir`, `output_dir`, and `wait` and `afresh` where they are true; or `against`, `config`,
+    `output`."""
     if "job" in spec:
-        training.run(Job.from_dict(spec["job"]), Path(spec["runs_dir"]), Ledger(Path(spec["output_dir"])))
+        how = {name: spec.get(name, False) for name in ("wait", "afresh")}
+        training.run(Job.from_dict(spec["job"]), Path(spec["runs_dir"]), Ledger(Path(spec["output_dir"])), **how)
     else:
         ranks = training.imported_ranks(Path(spec["against"]), Config.from_dict(spec["config"]))
         with atomic_path(spec["output"]) as temporary:
@@ -35,7 +39,10 @@ def main(argv: list[str]) -> int:
     while not spec.endswith(b"\n"):
         spec += os.read(0, 1 << 16) or b"\n"
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    work(json.loads(spec))
+    try:
+        work(json.loads(spec))
+    except FolderInUse:
+        return IN_USE
     return 0
 
 

@@ -3,6 +3,7 @@ import pytest
 
 from elcrec_tf.data.catalog import Catalog
 from elcrec_tf.data.data_drift import catalog_drift, jensen_shannon, user_drift
+from tests.prepared import sharded
 from tests.toy import sequences_of
 
 
@@ -36,3 +37,19 @@ def test_users():
     # Two events of each user are held out.
     assert found["events_in_training"] == {"old": {"mean": 2.5, "median": 2, "p90": 2}, "new": {"mean": 5, "median": 5, "p90": 5}}
     assert user_drift(new, old)["users"]["share_new"] == 0.5
+
+
+def test_users_with_a_single_event_in_training_count(tmp_path):
+    """Nine have one, one has ten: in memory as in shards, whose manifest tells lengths from 2 on."""
+    sequences = sequences_of(*[[1, 2, 3]] * 9, list(range(1, 13)))
+    expected = {"mean": 1.9, "median": 1, "p90": 1}
+    assert user_drift(sequences, sequences)["events_in_training"]["new"] == expected
+    assert user_drift(sequences, sharded(sequences, tmp_path / "shards"))["events_in_training"]["new"] == expected
+
+
+def test_users_without_an_event_in_training_count(tmp_path):
+    """Split by time: of three users one has no event before the validation."""
+    sequences = sequences_of([1, 2], [1, 2, 3, 4], [1, 2, 3])
+    parts = np.array([1, 2, 0, 0, 0, 1, 0, 1, 2])
+    shards = sharded(sequences, tmp_path / "shards", parts=parts)
+    assert user_drift(shards, shards)["events_in_training"]["new"] == {"mean": pytest.approx(4 / 3), "median": 1, "p90": 1}

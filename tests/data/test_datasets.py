@@ -155,6 +155,8 @@ def test_format_may_be_named(tmp_path):
         ("Yelp.txt", "yelp"),
         ("My Shop (2024).csv", "my-shop-2024"),
         ("part.v2.parquet", "part.v2"),
+        ("shop-2024.06", "shop-2024.06"),
+        ("behaviors.tsv", "behaviors"),
         ("日本.csv", "dataset"),
     ],
 )
@@ -178,7 +180,16 @@ def test_paths_that_are_no_data_set(tmp_path):
 def test_filter_options_go_with_logs_only(tmp_path):
     (tmp_path / "log.txt").write_text("u a b c\n")
     for dataset in ("simulated", "beauty", str(tmp_path / "log.txt")):
-        fails(f"{dataset}: has no columns, so --filter-column.* do not fit", dataset=dataset, filter_column="rating", min_value=4.0)
+        message = f"{dataset}: has no columns, so --filter-column.* do not fit.*--filter-column '' turns off"
+        fails(message, dataset=dataset, filter_column="rating", min_value=4.0)
+
+
+def test_an_empty_filter_column_is_no_filter(tmp_path):
+    (tmp_path / "log.txt").write_text("u a b c\n")
+    (tmp_path / "log.csv").write_text("user,item,timestamp\nu,a,1\nu,b,2\nu,c,3\n")
+    for name in ("log.txt", "log.csv"):
+        config = DataConfig(dataset=str(tmp_path / name), k_core=1, filter_column="", min_value=4.0, keep_values=("buy",))
+        assert load_dataset(config).num_events == 3
 
 
 # ---- titles

@@ -71,3 +71,10 @@ def test_nothing_dropped_leaves_no_reason():
 def test_too_little_is_refused(histories, k, message):
     with pytest.raises(UserError, match=message):
         to_sequences(events(histories), "test", k)
+
+
+def test_users_without_the_events_of_leave_one_out_go_after_the_core():
+    """All are in the 2-core; that u2 goes leaves z with one event."""
+    kept = to_sequences(events({"u1": "a b z", "u2": "z a", "u3": "a b c", "u4": "c b a"}), "log", 2)
+    assert kept.dropped == {"fewer than 3 events": 2}
+    assert dict(zip(kept.catalog.ids, np.bincount(kept.items)[1:].tolist(), strict=True)) == {"a": 3, "b": 3, "z": 1, "c": 2}

@@ -40,6 +40,19 @@ def test_rates_by_hand(kind, rates):
     np.testing.assert_allclose(np.exp(log_rates), np.array(rates)[negatives - 1], rtol=1e-5)
 
 
+@pytest.mark.parametrize("count", [1, 3, 9])
+def test_an_odd_number_of_mixed_negatives_has_one_more_uniform_draw(count):
+    half = count // 2
+    rates = [((count - half) / 4 + half * share / 17) / count for share in (4, 1, 10, 2)]
+    np.testing.assert_allclose(np.exp(sampler("mixed", count)._log_rates[1:]), rates, rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [2, 6, 1000, 1024])
+def test_the_rates_of_an_even_number_of_mixed_negatives_are_the_mean_to_the_last_bit(count):
+    share = np.maximum(COUNTS, 1) / 17
+    np.testing.assert_array_equal(sampler("mixed", count)._log_rates[1:], np.log((np.full(4, 1 / 4) + share) / 2).astype(np.float32))
+
+
 def test_in_batch_negatives_are_the_targets():
     assert drawn("in-batch")[0].tolist() == [3, 0, 1, 3, 4, 0]
 

@@ -348,6 +348,14 @@ def test_another_catalogue_leaves_out_what_it_does_not_know_as_in_memory(shards)
         shards.with_catalog(Catalog(["other"]))
 
 
+def test_items_of_another_catalogue_are_counted_anew(shards):
+    ids = [*SEQUENCES.catalog.ids[::-1], "new"]
+    ours, theirs = (data.with_catalog(Catalog(ids, titles={"new": "New"}), recount=True).catalog for data in (shards, SEQUENCES))
+    assert ours.counts.sum() == SEQUENCES.num_events - 2 * SEQUENCES.num_users and ours.counts[-1] == 0
+    assert ours.counts.tolist() == theirs.counts.tolist()
+    assert ours.titles == theirs.titles == {"new": "New"}
+
+
 # --- split by time ----------------------------------------------------------------------------------------------------
 
 

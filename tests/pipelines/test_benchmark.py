@@ -223,7 +223,10 @@ def test_a_catalogue_that_does_not_fit_is_a_row_too(tmp_path, monkeypatch, capsy
 
     monkeypatch.setattr(process, "measure", measure)
     main(["catalogue", *TINY, "--catalogue-sizes", "1000", "--samplers", "uniform", "--output-dir", str(tmp_path)])
-    assert (tmp_path / "catalogue.md").read_text().count("want of memory") == 6
+    text = (tmp_path / "catalogue.md").read_text()
+    assert text.count("want of memory") == 6
+    exact = [line.split("|")[1:-1] for line in text.splitlines() if "| exact |" in line]
+    assert [[cell.strip() for cell in line[4:]] for line in exact] == [[""] * 6] * 2, "nothing was measured, the recall neither"
 
 
 @pytest.mark.slow
@@ -415,6 +418,8 @@ def test_variants_that_change_nothing_are_left_out():
     assert names() == list(flags.VARIANTS) == list(objective.WEIGHTS) == list(objective.LABELS)
     assert names(sequence_weight=0) == ["whole", "no-intent", "no-elcm", "next-item"]
     assert names(sequence_weight=0, intent_weight=0, cluster_weight=0) == ["whole"]
+    with pytest.raises(UserError, match="--variants no-elcm next-item: switches off nothing that is on"):
+        objective._variants(toy_config(sequence_weight=0, intent_weight=0, cluster_weight=0), ("no-elcm", "next-item"))
 
 
 def test_a_journal_keeps_what_was_finished(tmp_path):

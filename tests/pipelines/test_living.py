@@ -5,11 +5,15 @@ import json
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from elcrec_tf.config import Config
 from elcrec_tf.data.catalog import Catalog
 from elcrec_tf.data.drifting import DailyLog, DriftingConfig, simulate_days
 from elcrec_tf.errors import UserError
+from pipelines.living import methods
 from pipelines.living.__main__ import main
+from pipelines.living.methods import World
 from pipelines.living.questions import Questions
 from pipelines.living.report import make_report
 from tests.toy import toy_model
@@ -87,6 +91,22 @@ def test_the_report_weighs_days_by_their_questions():
     assert report.result["summary"]["warm"]["all"]["mean"] == pytest.approx(0.255)
     assert report.result["by_day"]["warm"] == pytest.approx([0.105, 0.305])
     assert report.tables[2].rows[1][1:] == ("6", "6", "6", "6", "6", "2", "4")
+
+
+@pytest.mark.parametrize(("method", "goes_on"), [("first", True), ("warm", False)])
+def test_an_update_that_was_cut_off_begins_anew(tmp_path, monkeypatch, method, goes_on):
+    log = simulate_days(DriftingConfig(users=60, items=40, intents=4, activity=1.0, turnover_days=3), 8)
+    world = World(log, 6, tmp_path, Config(), 1, 1, 0.001, Console(quiet=True))
+    folder = world.first_run if method == "first" else world.run(method, 7)
+    folder.create(Config(), Catalog(["a"]))
+
+    def train(sequences, config, folder, resume, console):
+        assert resume == folder.exists == goes_on
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(methods, "train_model", train)
+    with pytest.raises(KeyboardInterrupt):
+        world.measure_first() if method == "first" else world.measure(method, 7)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The peer measurement, without RecTools: its files, its split and metric, and what happens when pip or the worker fails."""
 
 import math
+import os
 import subprocess
 import sys
 
@@ -108,13 +109,18 @@ def test_failing_worker_is_one_error_with_its_last_line(tmp_path, worker, messag
 
 
 def test_the_worker_is_ended_when_the_caller_stops(tmp_path):
-    environment = fake_environment(tmp_path, worker="echo started; exec sleep 60")
+    environment = fake_environment(tmp_path, worker="echo $$; exec sleep 60")
+    workers = []
 
     def interrupt(line):
+        workers.append(int(line))
+        os.kill(workers[0], 0)  # it is there
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):  # at once, or the time limit of this test's patience is a minute
+    with pytest.raises(KeyboardInterrupt):
         measure_peer(random_sequences(), progress=interrupt, environment=environment)
+    with pytest.raises(ProcessLookupError):
+        os.kill(workers[0], 0)
 
 
 @pytest.mark.parametrize(

@@ -13,19 +13,22 @@ import numpy as np
 import pytest
 
 import elcrec_tf
-from elcrec_tf.config import AugmentConfig, Config, DataConfig, ModelConfig, SimulatorConfig
+from elcrec_tf.config import AugmentConfig, Config, DataConfig, ModelConfig, SimulatorConfig, resolve
 from elcrec_tf.data.datasets import load_dataset
 from elcrec_tf.data.simulate import simulate
 from elcrec_tf.errors import UserError
+from elcrec_tf.presets import PRESETS
 from elcrec_tf.reporting import published
 from elcrec_tf.run_folder import RunFolder
-from pipelines.reproduce import augmentation, matrix, process, training
+from pipelines.lock import FolderInUse, locked
+from pipelines.reproduce import ablation, augmentation, matrix, process, training
 from pipelines.reproduce.__main__ import main
 from pipelines.reproduce.figures import series_colors
 from pipelines.reproduce.flags import PARTS, TABLES, make_parser
+from pipelines.reproduce.job import Job
 from pipelines.reproduce.ledger import Ledger
 from pipelines.reproduce.perturb import some_users
-from pipelines.reproduce.scene import Subject
+from pipelines.reproduce.scene import Subject, Variant
 from tests.prepared import write_shards
 from tests.toy import random_sequences
 
@@ -70,7 +73,7 @@ def faked(monkeypatch):
     """Runs that take no time, of three epochs; a list of the jobs."""
     done = []
 
-    def train(job, runs_dir, output_dir):
+    def train(job, runs_dir, output_dir, *how):
         sequences = load_dataset(job.config.data, job.config.simulator)
         folder = RunFolder(runs_dir / job.id)
         usual = 5.0 if sequences.num_users == 120 else 2.0
@@ -99,6 +102,12 @@ def read(folder, name):
     assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (folder / f"{name}.svg").read_text()
     return content["result"]
+
+
+def keep_rows(results, wanted):
+    """The rows that are `wanted` stay in the ledger, the others go."""
+    lines = (results / "rows.jsonl").read_text().splitlines(keepends=True)
+    (results / "rows.jsonl").write_text("".join(line for line in lines if wanted(json.loads(line))))
 
 
 # ---- tables
@@ -131,6 +140,33 @@ def test_comparison_puts_recipes_beside_published_results(beauty, faked, places,
     assert "written to" in capsys.readouterr().out
 
 
+def test_recipes_are_paired_by_the_seeds_that_both_have(beauty, faked, places, results):
+    chosen = ["comparison", "--datasets", str(beauty), *places]
+    main([*chosen, "--recipes", "default", "--seeds", "2"])
+    main([*chosen, "--recipes", "paper", "--seeds", "1"])
+    main([*chosen, "--recipes", "default", "paper", "best", "--seeds", "2", "--no-runs"])
+    pairs = read(results, "comparison")["datasets"]["beauty"]["pairs"]
+    assert list(pairs) == ["default - paper"] and pairs["default - paper"]["NDCG@20"] == {"difference": 0.0, "p": 1.0}, (
+        "seed 0, faked alike"
+    )
+    assert "of two recipes by the seeds that both have" in (results / "comparison.md").read_text()
+    keep_rows(results, lambda row: row["recipe"] == "paper" or row["seed"] == 1)
+    main([*chosen, "--recipes", "default", "paper", "--seeds", "2", "--no-runs"])
+    assert read(results, "comparison")["datasets"]["beauty"]["pairs"] == {}
+
+
+def test_a_flag_for_a_recipe_need_not_suit_the_default(beauty, faked, places, tmp_path, monkeypatch):
+    sequences = load_dataset(DataConfig(dataset=str(beauty)))
+    other = RunFolder(tmp_path / "official")
+    other.create(Config(), sequences.catalog, sequences.fingerprint)
+    asked = []
+    monkeypatch.setattr(process, "ranks", lambda path, config: asked.append(config) or np.zeros(200))
+    flags = ["--datasets", str(beauty), "--recipes", "paper-beauty", "--negatives", "official", "--eval-batch-size", "64", "--seeds", "1"]
+    main(["comparison", *flags, "--against", str(other.path), *places])
+    assert [job.config.loss.negatives for job in faked] == ["official"]
+    assert [(config.data.dataset, config.train.eval_batch_size) for config in asked] == [(str(beauty), 64)]
+
+
 def test_another_file_of_a_published_name_has_no_published_numbers_beside_it(faked, places, results, tmp_path):
     (tmp_path / "Beauty.txt").write_text("".join(f"u{user} a b c d e\n" for user in range(5)))
     main(["comparison", "--datasets", str(tmp_path / "Beauty.txt"), "--recipes", "default", "--seeds", "1", *places])
@@ -158,6 +194,24 @@ def test_ablation_runs_the_parts_that_were_asked_for_and_pads_none_of_b(beauty, 
     assert [job.variant for job in faked] == ["B", "B+ELCM"]
     assert [job.config.loss.official_padding for job in faked] == [False, True]
     assert list(read(results, "ablation")["beauty"]["paper"]) == ["B", "B+ELCM"]
+
+
+def test_a_recipe_without_elcm_gets_it_where_the_part_has_it(faked, places):
+    main(["ablation", *SIMULATED, "--recipes", "sasrec", "iclrec", "--seeds", "1", "--parts", "B+ICL", "B+ELCM", "ELCRec", *places])
+    found = [(job.recipe, job.variant, job.config.model.intent_clustering, job.config.loss.cluster_weight) for job in faked]
+    assert found == [
+        (recipe, part, "em" if (recipe, part) == ("iclrec", "B+ICL") else "learned", weight)
+        for recipe in ("sasrec", "iclrec")
+        for part, weight in (("B+ICL", 0), ("B+ELCM", 0.1), ("ELCRec", 0.1))
+    ]
+    assert ablation.elcm(resolve("sasrec", flags={"cluster_weight": 0.0}), ["cluster_weight"]) == {"intent_clustering": "learned"}
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name not in ("sasrec", "cl4srec", "iclrec")])
+def test_a_recipe_with_elcm_keeps_its_own(preset):
+    whole = Variant(Subject("d", {}), preset, "ELCRec", resolve(preset))
+    assert ablation.reduced(whole, "B+ELCM").config == whole.config.replace(sequence_weight=0.0, intent_weight=0.0)
+    assert ablation.reduced(whole, "ELCRec").config == whole.config.replace(sequence_weight=0.1, intent_weight=0.1)
 
 
 def test_negatives_compares_seeds_that_both_kinds_have(beauty, faked, places, results):
@@ -256,6 +310,16 @@ def test_newcomers_are_ranked_for_by_their_latest_items(faked, places, results):
     assert data["p"]["simulated"] == {name: 1.0 for name in ("all users", "latest item seen", "latest 2 items seen")}, "faked alike"
 
 
+def test_newcomers_are_tested_by_the_seeds_that_both_have(faked, places, results):
+    command = ["newcomers", *SIMULATED, "--seen", "1", "--seeds", "2", *places]
+    main(command)
+    # Both have seed 0 with whole histories, and no seed with the latest item alone.
+    seeds = {(True, 0): [0], (False, 0): [0, 1], (True, 1): [1], (False, 1): [0]}
+    keep_rows(results, lambda row: row["seed"] in seeds[row["config"]["model"]["activity_features"], row["seen"]])
+    main([*command, "--no-runs"])
+    assert read(results, "newcomers")["simulated"]["p"]["simulated"] == {"all users": 1.0}, "faked alike"
+
+
 def test_augmentation_compares_views(faked, places, results):
     main(["augmentation", *SIMULATED, "--views", *VIEWS, *places])
     assert [job.config.augment.augmentations for job in faked[1:3]] == [("crop",), ("crop", "mask", "reorder")]
@@ -284,6 +348,23 @@ def test_cost_compares_schemes_as_users_grow(faked, places, results):
     text = (results / "cost.md").read_text()
     assert "| beauty, S3-Rec | 4,414 | 2,294 |" in text
     assert "| simulated x2, simulated, alternating (ICLRec) | 120 | 5.00 | 50.0 |" in text, "3 seconds for 60 users more"
+
+
+def test_cost_gives_elcm_to_a_recipe_without_it_and_begins_anew_what_was_cut_off(places, monkeypatch):
+    found = []
+
+    def train(job, runs_dir, output_dir, wait, afresh):
+        found.append((job.config.model.intent_clustering, job.config.loss.cluster_weight, afresh))
+        raise UserError("none is needed")
+
+    monkeypatch.setattr(process, "train", train)
+    with pytest.raises(UserError, match="2 runs failed"):
+        main(["cost", *SIMULATED, "--user-factors", "1", "--recipes", "iclrec", "--no-plot", *places])
+    assert found == [("learned", 0.1, True), ("em", 0.0, True)]
+    found.clear()
+    with pytest.raises(UserError, match="1 runs failed"):
+        main(["convergence", *SIMULATED, "--no-plot", *places])
+    assert found == [("learned", 0.1, False)]
 
 
 def test_domains_without_their_data_say_so(faked, places, results, monkeypatch):
@@ -366,6 +447,88 @@ def test_a_run_that_fails_stops_no_other(faked, places, results, monkeypatch, ca
     assert "| simulated, B | not run |" in (results / "ablation.md").read_text()
 
 
+def test_a_run_that_another_command_is_at_work_on_comes_again_at_the_end(faked, places, results, monkeypatch, capsys):
+    whole, turns = process.train, []
+
+    def train(job, runs_dir, output_dir, wait, afresh):
+        turns.append((job.variant, wait))
+        if job.variant in ("B", "B+ICL") and not wait:
+            raise FolderInUse(f"{job.variant}: another process is at work on it")
+        if job.variant == "B":  # the other one had ended
+            whole(job, runs_dir, output_dir)
+        elif job.variant == "B+ELCM":  # the other one makes the row while this one stumbles
+            whole(job, runs_dir, output_dir)
+            raise UserError("fell ill")
+        else:
+            whole(job, runs_dir, output_dir)
+
+    monkeypatch.setattr(process, "train", train)
+    assert main(["ablation", *SIMULATED, "--seeds", "1", *places]) == 0, "a run that has its row is no failure"
+    assert turns == [("B", False), ("B+ICL", False), ("B+ELCM", False), ("ELCRec", False), ("B", True), ("B+ICL", True)]
+    assert capsys.readouterr().out.count("put off to the end: ") == 2
+    assert list(read(results, "ablation")["simulated"]["simulated"]) == list(PARTS)
+
+
+def test_a_worker_whose_run_folder_is_held_says_so(tmp_path):
+    job = Job("d", "f", "default", "ELCRec", Config())
+    with locked(tmp_path / job.id, wait=False), pytest.raises(FolderInUse, match="another process is at work on it"):
+        process.train(job, tmp_path, tmp_path / "results", wait=False, afresh=False)
+
+
+def test_a_run_whose_row_is_there_by_now_is_left_alone(faked, places, results, tmp_path, monkeypatch):
+    ledger = Ledger(results)
+    main(["convergence", *SIMULATED, *places])
+    monkeypatch.setattr(training, "_sequences", lambda job: pytest.fail("there is nothing to do"))
+    training.run(faked[0], tmp_path / "runs", ledger)
+    assert ledger.find(faked[0]) is not None
+
+
+@pytest.mark.parametrize(("finished", "left"), [(False, []), (True, ["checkpoint", "config.json", "metrics.json"])])
+def test_a_run_that_begins_anew_keeps_its_folder_and_what_is_finished(tmp_path, monkeypatch, finished, left):
+    job = Job("d", "f", "default", "ELCRec", Config())
+    folder = tmp_path / job.id
+    (folder / "checkpoint").mkdir(parents=True)
+    for name in ["config.json", "checkpoint/epoch-00001.keras", *(["metrics.json"] if finished else [])]:
+        (folder / name).write_text("{}")
+
+    def look(job):
+        assert sorted(path.name for path in folder.iterdir()) == left
+        with pytest.raises(FolderInUse), locked(folder, wait=False):
+            pass
+        raise UserError("seen")
+
+    monkeypatch.setattr(training, "_sequences", look)
+    with pytest.raises(UserError, match="seen"):
+        training.run(job, tmp_path, Ledger(tmp_path / "results"), afresh=True)
+
+
+def test_a_training_is_found_under_another_recipes_name(tmp_path):
+    job = Job("beauty", "f", "default", "B", Config())
+    same = replace(job, dataset="Beauty.txt", recipe="sasrec", noise=0.5)
+    assert same.run_folder(tmp_path).path == tmp_path / same.training.id, "nothing is there"
+    (tmp_path / job.id).mkdir()
+    (tmp_path / replace(job, config=Config().replace(seed=1)).id).mkdir()
+    assert same.run_folder(tmp_path).path == tmp_path / job.id
+    (tmp_path / same.training.id).mkdir()
+    assert same.run_folder(tmp_path).path == tmp_path / same.training.id
+    (tmp_path / job.id / "metrics.json").write_text("{}")
+    assert same.run_folder(tmp_path).path == tmp_path / job.id, "a finished one"
+
+
+def test_recipes_that_mean_the_same_share_a_run(faked, places, results, tmp_path, monkeypatch, capsys):
+    """B of `default` is that of `sasrec`: its training is known by what it is, not by its name."""
+    command = ["robustness", *SIMULATED, "--noise", "0.5", "--shares", "0.5", *places]
+    main([*command, "--recipes", "default"])
+    keep_rows(results, lambda row: not row["noise"])
+    whole = next(job for job in faked if job.variant == "B" and job == job.training)
+    (tmp_path / "runs" / whole.id / "metrics.json").write_text("{}")
+    monkeypatch.setattr(matrix, "estimated_seconds", lambda *_: 3600.0)
+    capsys.readouterr()
+    main([*command, "--recipes", "sasrec", "--dry-run"])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "│ B " in line]
+    assert "0.00" in line, "wrong items are ranked by the model that is there"
+
+
 def test_a_dry_run_lists_what_is_missing(faked, places, results, capsys):
     main(["ablation", *SIMULATED, "--seeds", "2", "--epochs", "9", "--dry-run", *places])
     out = capsys.readouterr().out
@@ -379,7 +542,6 @@ def test_a_dry_run_lists_what_is_missing(faked, places, results, capsys):
 
 
 def test_estimates_come_from_the_runs_that_are_most_alike():
-    from pipelines.reproduce.job import Job
     from pipelines.reproduce.matrix import estimated_seconds
 
     def row(seconds, fingerprint="f", ran=10, **fields):
@@ -499,6 +661,7 @@ def test_what_a_user_can_get_wrong(faked, places, beauty, tmp_path):
         ["cost", "--against", "x"],
         ["cost", "--intent-clustering", "em"],
         *([table, "--sequence-weight", "0.5"] for table in ("ablation", "negatives", "robustness")),
+        *([table, "--intent-clustering", "em"] for table in ("ablation", "negatives", "robustness")),
     ],
 )
 def test_wrong_flags_exit_2(flags, capsys):
@@ -522,9 +685,9 @@ def in_process(monkeypatch):
     """Real runs without a process of their own; a list of the jobs that were started."""
     started = []
 
-    def train(job, runs_dir, output_dir):
+    def train(job, runs_dir, output_dir, *how):
         started.append(job)
-        training.run(job, runs_dir, Ledger(output_dir))
+        training.run(job, runs_dir, Ledger(output_dir), *how)
 
     monkeypatch.setattr(process, "train", train)
     monkeypatch.setattr(process, "ranks", training.imported_ranks)

@@ -7,11 +7,13 @@ import pytest
 
 from elcrec_tf import drift
 from elcrec_tf.config import SimulatorConfig
+from elcrec_tf.data.catalog import Catalog
 from elcrec_tf.data.simulate import simulate
 from elcrec_tf.errors import UserError
 from elcrec_tf.intents import unit_rows
 from elcrec_tf.model import build_model
 from elcrec_tf.reporting.drift import Side, measure_drift
+from elcrec_tf.reporting.drift_tables import _items
 from elcrec_tf.run_folder import RunFolder
 from tests.toy import toy_config
 
@@ -93,6 +95,39 @@ def test_intents_without_users_are_taken_for_dead(runs):
     found = measure_drift(side, Side.load(runs[0]), same=0.9, least_share=1.0)
     large = int(np.sum(side.shares * 4 >= 1))
     assert len(found["intents"]["kept"]) == large < 4
+
+
+def test_without_the_users_of_one_run_no_intent_is_left_out(runs, weights, tmp_path, capsys):
+    """The old run's few-user intents would else seem to have appeared."""
+    other = write_run(tmp_path / "changed", *weights)
+    data = json.loads((tmp_path / "changed" / "data.json").read_text())
+    (tmp_path / "changed" / "data.json").write_text(json.dumps({**data, "fingerprint": "another"}))
+    for sides in ((runs[0], other), (other, runs[0])):
+        found = measure_drift(*map(Side.load, sides), same=0.9, least_share=1.0)
+        assert len(found["intents"]["kept"]) == 4 and found["intents"]["died"] == found["intents"]["appeared"] == []
+        assert found["least_share"] is None
+    assert measure_drift(Side.load(runs[0]), Side.load(runs[0]), same=0.9, least_share=1.0)["least_share"] == 1.0
+    assert drift.main([runs[0], other, "--least-share", "1", "--output", str(tmp_path / "drift.json")]) == 0
+    assert "--least-share needs the users of both" in capsys.readouterr().out
+    assert json.loads((tmp_path / "drift.json").read_text())["least_share"] is None
+
+
+def test_data_of_an_unknown_fingerprint_is_not_checked(weights, tmp_path):
+    path = write_run(tmp_path / "run", *weights)
+    (tmp_path / "run" / "data.json").unlink()
+    side = Side.load(path)
+    assert side.missing is None and side.sequences is not None
+    catalog = side.catalog
+    Catalog(catalog.ids[::-1], catalog.counts[::-1]).save(tmp_path / "run" / "catalog.parquet")
+    assert list(Side.load(path).sequences.catalog.ids) == list(catalog.ids[::-1])
+
+
+def test_typical_items_have_their_titles(runs):
+    found = measure_drift(Side.load(runs[0]), Side.load(runs[1]), same=0.9, least_share=0.0)
+    died = found["intents"]["died"][0]
+    assert [len(died[name]) for name in ("items", "titles")] == [3, 3]
+    assert _items(died).startswith(f"{died['items'][0]} ({died['titles'][0]}), ")
+    assert _items({"items": ["a", "b"], "titles": [None, "The B"]}) == "a, b (The B)"
 
 
 def test_the_command_writes_json_and_says_what_it_could_not_compare(runs, weights, tmp_path, capsys):

@@ -6,6 +6,7 @@ from elcrec_tf.reporting.analysis import Analysis
 from elcrec_tf.reporting.breakdown import by_activity
 from elcrec_tf.reporting.comparison import comparison_view
 from elcrec_tf.reporting.loading import Run
+from elcrec_tf.reporting.maps import UserMap
 from elcrec_tf.reporting.published import FINGERPRINTS, PUBLISHED
 from elcrec_tf.reporting.sections import activity_view, catalogue_view, charts, config_view, examples, intents_view, published_view
 from elcrec_tf.run_folder import RunFolder
@@ -91,6 +92,12 @@ def test_intents_are_listed_by_size_and_those_with_users_have_colours():
     assert [row["color"] is None for row in view["rows"]] == [False, False, True]
     assert [row["items"][0]["id"] for row in view["rows"]] == ["i1", "i3", "i2"]
     assert view["maps"] == []
+
+
+@pytest.mark.parametrize("intents", [None, np.zeros(2, int)])
+def test_maps_without_colours_are_told(intents):
+    view = intents_view(SEQUENCES, ANALYSIS, [UserMap("after epoch 1", np.eye(2), intents)], ACTIVITY)
+    assert view["plain_maps"] == (intents is None)
 
 
 def test_intents_of_an_activity_group():

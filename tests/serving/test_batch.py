@@ -21,7 +21,9 @@ from elcrec_tf.serving.batch import (
     write_tables,
 )
 from elcrec_tf.serving.recommender import Recommender
+from tests.prepared import write_shards
 from tests.serving.conftest import ODD, TITLES
+from tests.toy import sequences_of
 
 # Out of order in time; users interleaved; "two" has one event, "new" none that is known.
 LOG = [
@@ -93,6 +95,13 @@ def test_sequence_files_are_read_too(recommender, tmp_path):
     events = read_events(tmp_path / "in.txt", DataConfig())
     write_tables(tmp_path / "out.csv", recommend_events(recommender, events, 2), SCHEMA)
     assert read_output(tmp_path / "out.csv") == expected_rows(recommender, {"u1": ["i3", "i2"], "u2": ["i7"]}, 2)
+
+
+def test_shards_are_no_log_in_parquet(tmp_path):
+    """Their catalogue is a Parquet file."""
+    write_shards(sequences_of([1, 2, 3, 4]), tmp_path / "shop")
+    with pytest.raises(UserError, match="shop: is a data set in shards; give --input the log"):
+        read_events(tmp_path / "shop", DataConfig())
 
 
 def test_columns_can_have_other_names(recommender, tmp_path):

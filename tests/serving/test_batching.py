@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from elcrec_tf.serving import wire_pb2 as wire
-from elcrec_tf.serving.batching import BatchOptions, Slots, output_widths, padded_size
+from elcrec_tf.serving.batching import BatchOptions, padded_size
 from elcrec_tf.serving.request_error import RequestError
 from elcrec_tf.serving.servable import Servable
 from elcrec_tf.serving.tensors import from_tensor, to_tensor
@@ -41,18 +41,9 @@ def test_widths_go_to_powers_of_two(size, width):
     assert padded_size(size) == width
 
 
-def test_the_lowest_free_slot_is_taken_again():
-    slots = Slots()
-    assert [slots.take() for _ in range(3)] == [0, 1, 2]
-    slots.give_back(1)
-    slots.give_back(0)
-    assert [slots.take() for _ in range(3)] == [0, 1, 3]
-
-
 def test_outputs_that_are_as_wide_as_an_input_are_found(servable):
-    functions = servable._loaded.signatures
-    assert output_widths(functions["widths"]) == {"left": {1: ("left", 1)}, "right": {1: ("right", 1)}}
-    assert output_widths(functions["count"]) == {}
+    assert servable.signature("widths")._widths == {"left": {1: ("left", 1)}, "right": {1: ("right", 1)}}
+    assert servable.signature("count")._widths == {}
 
 
 @pytest.mark.parametrize(("left", "right"), [(3, 5), (0, 1), (16, 17), (5, 5)])
@@ -129,12 +120,3 @@ def test_an_error_of_the_model_keeps_its_code_and_hits_only_its_batch(servable):
         ask(servable, "fail", x=np.array([1], np.int32))
     assert failure.value.code == grpc.StatusCode.INVALID_ARGUMENT
     assert ask(servable, "fail", x=np.array([-1], np.int32))[0]["x"].tolist() == [-1]
-
-
-def test_closing_leaves_the_names_of_the_queues_to_the_next_version(folder):
-    first = Servable(folder, 1, OPTIONS, 8)
-    slot = first._slot
-    first.close()
-    second = Servable(folder, 2, OPTIONS, 8)
-    assert second._slot == slot
-    assert ask(second, "count", history=texts([[b"a"]]))[0]["known"].tolist() == [1]

@@ -88,6 +88,11 @@ CALLS = [
         {"item_ids": [["i5", ""], ["i1", "i3"]], "scores": [[-5, -np.inf], [-1, -3]], "intent": [0, 0], "fallback": [False, False]},
     ),
     (
+        lambda client: client.recommend_k([["i0"]], 100),  # the toy is exported for 3
+        "recommend_k",
+        {"item_ids": [["i1", "i2", "i3"]], "scores": [[-1, -2, -3]], "intent": [0], "fallback": [False]},
+    ),
+    (
         lambda client: client.score([["i1"], []], [["i4", "new", "i0"], ["i2"]]),
         "score",
         {"scores": [[-4, -np.inf, 0], [98, -np.inf, -np.inf]], "fallback": [False, True]},
@@ -230,6 +235,99 @@ def test_a_server_that_starts_again_is_found_again(ask):
     assert answer.item_ids[0, 0] == "i1"
 
 
+CLOSED = r"CANCELLED \(the client is closed\); make another one"
+
+
+def test_a_client_that_is_closed_while_it_pauses_says_so(server, monkeypatch):
+    server.failures = [(CODES.UNAVAILABLE, "starting")] * 2
+    pause = connection.Connection.pause
+    client = Client(server.address, "toy")
+
+    def close_first(*arguments):
+        client.close()
+        return pause(*arguments)
+
+    monkeypatch.setattr(connection.Connection, "pause", close_first)
+    with pytest.raises(ServingError, match=CLOSED) as error:
+        client.recommend([["i0"]])
+    assert error.value.code is CODES.CANCELLED
+    assert len(server.seen) == 1
+
+
+def test_an_asyncio_client_that_is_closed_while_it_pauses_says_so(server, monkeypatch):
+    server.failures = [(CODES.UNAVAILABLE, "starting")] * 2
+    pause, paused = connection.Connection.pause, []
+
+    def note(*arguments):
+        paused.append(pause(*arguments))
+        return paused[-1]
+
+    monkeypatch.setattr(connection.Connection, "pause", note)
+
+    async def ask():
+        client = AsyncClient(server.address, "toy")
+        call = asyncio.create_task(client.recommend([["i0"]], timeout=60))
+        while not paused:
+            await asyncio.sleep(0)
+        await client.close()
+        await call
+
+    with pytest.raises(ServingError, match=CLOSED):
+        asyncio.run(ask())
+    assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "call", [lambda client: client.recommend([["i0"]]), lambda client: client.status(), lambda client: client.wait_until_ready(30)]
+)
+def test_a_closed_client_says_so(server, call):
+    client = Client(server.address, "toy")
+    client.close()
+    with pytest.raises(ServingError, match=CLOSED):
+        call(client)
+
+    async def ask():
+        client = AsyncClient(server.address, "toy")
+        await client.close()
+        await call(client)
+
+    with pytest.raises(ServingError, match=CLOSED):
+        asyncio.run(ask())
+    assert not server.seen
+
+
+def test_closing_an_asyncio_client_ends_its_calls_but_not_their_tasks(server):
+    asked, answer = threading.Event(), threading.Event()
+
+    def predict(signature, inputs):
+        asked.set()
+        answer.wait(60)
+        return {}
+
+    server.predict = predict
+
+    async def ask(end):
+        client = AsyncClient(server.address, "toy")
+        call = asyncio.create_task(client.recommend([["i0"]], timeout=60))
+        await asyncio.to_thread(asked.wait, 60)
+        asked.clear()
+        if end == "close":
+            await client.close()
+        else:
+            call.cancel()
+        try:
+            await call
+        finally:
+            answer.set()
+            await client.close()
+
+    with pytest.raises(ServingError, match=CLOSED):
+        asyncio.run(ask("close"))
+    answer.clear()
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(ask("cancel"))
+
+
 def test_an_asyncio_client_asks_many_at_a_time(server):
     toy, together = server.predict, threading.Barrier(8, timeout=60)
 
@@ -271,13 +369,16 @@ def test_waiting_ends_with_what_was_seen(server, ask, states, options, seen):
     assert error.value.code is CODES.DEADLINE_EXCEEDED
 
 
-def test_waiting_for_nothing_says_so(server, ask):
-    server.delay = 0.5
-    with pytest.raises(ServingError, match="not ready after 0.2 s; last seen: no answer"):
-        ask(lambda client: client.wait_until_ready(0.2), server.address, "toy")
-    server.delay = 0
+def test_waiting_for_nothing_says_so(ask):
+    with FakeServer() as slow:
+        slow.delay = 0.5
+        with pytest.raises(ServingError, match="not ready after 0.2 s; last seen: no answer"):
+            ask(lambda client: client.wait_until_ready(0.2), slow.address, "toy")
     with pytest.raises(ServingError, match="not ready after 0.2 s; last seen: UNAVAILABLE"):
         ask(lambda client: client.wait_until_ready(0.2), f"127.0.0.1:{free_port()}", "toy")
+
+
+def test_waiting_ends_with_an_error_that_it_does_not_mend(server, ask):
     server.failures = [(CODES.UNAUTHENTICATED, "who?")]
     with pytest.raises(ServingError, match="UNAUTHENTICATED"):
         ask(lambda client: client.wait_until_ready(30), server.address, "toy")

@@ -120,6 +120,16 @@ def test_padding_may_stand_on_either_side(channel, signatures, side, width):
     assert_same(outputs, in_process(signatures, "serving_default", {"history": HISTORY}))
 
 
+def test_texts_may_come_as_raw_bytes(channel, signatures):
+    """As TensorFlow's C++ writes them: the lengths of all, then the bytes of all."""
+    sizes, history = [{"size": 1}, {"size": 3}], [["i3", "", "日本語"]]
+    raw = wire.Tensor(dtype=7, tensor_shape={"dim": sizes}, tensor_content=b"\x02\x00\x09i3" + "日本語".encode())
+    assert_same(predict(channel, "tiny", history=raw)[0], in_process(signatures, "serving_default", {"history": texts(history)}))
+    for broken in (b"\x02\x00\x09i3", b"\x02\x80", b"\x01"):
+        raw = wire.Tensor(dtype=7, tensor_shape={"dim": sizes}, tensor_content=broken)
+        assert error(predict, channel, "tiny", history=raw)[0] == StatusCode.INVALID_ARGUMENT
+
+
 @pytest.mark.parametrize("rows", [1, 3, 64, 65, 200])
 def test_any_number_of_rows(channel, signatures, rows):
     history = HISTORY[np.arange(rows) % ROWS]
@@ -153,6 +163,8 @@ def test_versions_and_labels_choose_the_version(channel):
         (StatusCode.NOT_FOUND, "Latest(other)", lambda: predict_request("other", history=HISTORY)),
         (StatusCode.NOT_FOUND, "Specific(tiny, 7)", lambda: predict_request("tiny", version=7, history=HISTORY)),
         (StatusCode.INVALID_ARGUMENT, "best", lambda: predict_request("tiny", label="best", history=HISTORY)),
+        (StatusCode.INVALID_ARGUMENT, "canary", lambda: predict_request("other", label="canary", history=HISTORY)),
+        (StatusCode.INVALID_ARGUMENT, "no name", lambda: predict_request("", history=HISTORY)),
         (StatusCode.INVALID_ARGUMENT, "ModelSpec", lambda: wire.PredictRequest(inputs={"history": to_tensor(HISTORY)})),
         (StatusCode.FAILED_PRECONDITION, "nothing", lambda: predict_request("tiny", "nothing", history=HISTORY)),
         (StatusCode.FAILED_PRECONDITION, "init_op", lambda: predict_request("tiny", "__saved_model_init_op")),
@@ -200,6 +212,7 @@ def test_the_metadata_describe_every_signature(channel, signatures):
         (StatusCode.INVALID_ARGUMENT, "tiny", {}, []),
         (StatusCode.INVALID_ARGUMENT, "tiny", {}, ["assets"]),
         (StatusCode.INVALID_ARGUMENT, "tiny", {}, ["signature_def", "assets"]),
+        (StatusCode.INVALID_ARGUMENT, "", {}, ["signature_def"]),
         (StatusCode.NOT_FOUND, "other", {}, ["signature_def"]),
         (StatusCode.NOT_FOUND, "tiny", {"version": 7}, ["signature_def"]),
     ],
@@ -220,7 +233,7 @@ def test_the_status_of_the_versions(channel):
     ]
     assert asking.status(channel, "tiny", version=1) == {1: "AVAILABLE"}
     assert error(asking.status, channel, "tiny", version=7)[0] == StatusCode.NOT_FOUND
-    assert error(asking.status, channel, "other")[0] == StatusCode.NOT_FOUND
+    assert error(asking.status, channel, "other")[0] == error(asking.status, channel, "")[0] == StatusCode.NOT_FOUND
 
 
 def test_a_question_without_a_model_is_refused(channel):

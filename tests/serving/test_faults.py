@@ -195,7 +195,7 @@ def wrong_size(draw):
     sizes = [draw.choice([-1, 0, 1, 2, 1 << 20, 1 << 62, -(1 << 63)]) for _ in range(2)]
     shape = wire.TensorShape(dim=[{"size": size} for size in sizes])
     tensor = wire.Tensor(dtype=7, tensor_shape=shape, string_val=[b"x"] * 3)
-    fits = sizes in ([2, 2], [1, 1 << 20])  # the last value fills what is missing
+    fits = sizes == [2, 2]  # the last value fills what is missing, unless that is very much
     return predict_request("toy", history=tensor), {StatusCode.OK} if fits else {StatusCode.INVALID_ARGUMENT}
 
 

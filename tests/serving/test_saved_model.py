@@ -3,6 +3,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import keras
@@ -106,6 +107,36 @@ def test_a_version_that_another_export_takes_is_left_alone(tmp_path, small, monk
     monkeypatch.setattr(saved_model, "_write", slow_write)
     assert export_saved_model(*small, tmp_path) == tmp_path / "2"
     assert files(tmp_path / "1") == ["theirs"]
+
+
+def test_two_exports_at_a_time_agree_on_what_is_served(tmp_path, small, monkeypatch):
+    """The second one comes while the first writes models.config, with the versions that it has seen."""
+    write_files = saved_model.write_serving_files
+    other = threading.Thread(target=export_saved_model, args=(*small, tmp_path), kwargs={"keep": 1})
+
+    def interrupted(directory, kept):
+        if other.ident is None:
+            other.start()
+            other.join(0.5)  # it gets all the time it needs, unless it has to wait
+        write_files(directory, kept)
+
+    monkeypatch.setattr(saved_model, "_write", write_little)
+    for _ in range(3):
+        export_saved_model(*small, tmp_path)
+    monkeypatch.setattr(saved_model, "write_serving_files", interrupted)
+    export_saved_model(*small, tmp_path, keep=1)
+    other.join()
+    assert set(versions(tmp_path)) == {1, 5}
+    assert "specific { versions: 1 versions: 5 }" in (tmp_path / "tf_serving" / "models.config").read_text()
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_an_export_removes_what_a_killed_one_left(tmp_path, small, monkeypatch):
+    monkeypatch.setattr(saved_model, "_write", write_little)
+    (tmp_path / ".export-0123abcd").mkdir()
+    (tmp_path / ".removed-0123abcd").mkdir()
+    export_saved_model(*small, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "tf_serving"]
 
 
 def test_metadata_and_titles_travel_along(exported, catalog):

@@ -110,6 +110,8 @@ def test_an_unknown_method_is_unimplemented(channel):
         (wire.Tensor(dtype=7, tensor_shape=wire.TensorShape(dim=[{"size": 1 << 40}, {"size": 1}])), "too many values"),
         (wire.Tensor(dtype=7, tensor_shape=wire.TensorShape(dim=[{"size": 1 << 18}, {"size": 0}])), "when it is padded"),
         (wire.Tensor(dtype=7, tensor_shape=wire.TensorShape(dim=[{"size": 1}, {"size": 1}]), string_val=[b"a", b"b"]), "2 values"),
+        (wire.Tensor(dtype=7, tensor_shape=wire.TensorShape(dim=[{"size": 1}, {"size": 1 << 14}]), string_val=[b"a"]), "1 are given"),
+        (wire.Tensor(dtype=7, tensor_shape=wire.TensorShape(dim=[{"size": 1024}, {"size": 1024}]), string_val=[b"a"]), "1 are given"),
     ],
 )
 def test_shapes_that_claim_what_is_not_sent(channel, tensor, message):
@@ -276,7 +278,8 @@ def test_nothing_that_goes_wrong_ends_the_watch_over_the_folder(tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    "options", [{"poll_seconds": float("inf")}, {"grace_seconds": float("nan")}, {"batch_timeout_ms": 1e9}, {"max_rows": 0}]
+    "options",
+    [{"poll_seconds": float("inf")}, {"grace_seconds": float("nan")}, {"batch_timeout_ms": 1e9}, {"max_rows": 0}, {"max_width": 0}],
 )
 def test_options_that_no_timer_can_take(options):
     with pytest.raises(UserError, match=f"--{next(iter(options)).replace('_', '-')} should be"):
@@ -290,6 +293,22 @@ def test_a_request_has_so_many_rows_at_most(folder):
         assert predict(channel, "toy", history=few)
         code, details = error(predict, channel, "toy", history=many)
         assert code == StatusCode.INVALID_ARGUMENT and "at most 3 rows (--max-rows of the server). Received: 4" in details
+
+
+def test_a_row_has_so_many_values_at_most(folder):
+    """All rows of a batch are as wide as its widest, so that one wide row costs as many times its memory as there are rows."""
+    for batching in (True, False):
+        with local_server(folder, max_width=20, batching=batching) as server, grpc.insecure_channel(server.address) as channel:
+            assert predict(channel, "toy", history=texts([["a"] * 20]))[0]["known"].tolist() == [20]
+            code, details = error(predict, channel, "toy", history=texts([["a"] * 21]))
+            assert code == StatusCode.INVALID_ARGUMENT
+            assert details == "input history should have at most 20 values a row (--max-width of the server). Received: 21"
+            pairs = {"left": texts([["a"]]), "right": texts([["b"]])}
+            assert predict(channel, "toy", "widths", **pairs, pair=np.ones((1, 2), np.float32))
+
+
+def test_histories_of_thousands_of_items_are_answered(channel):
+    assert predict(channel, "toy", history=texts([["a"] * 10_000]))[0]["known"].tolist() == [10_000]
 
 
 def test_health_follows_the_versions(tmp_path):

@@ -42,6 +42,13 @@ def test_an_array_in_another_order_is_read_in_its_own():
     assert same(from_tensor(to_tensor(values)), values)
 
 
+@pytest.mark.parametrize("kind", ["f4", "f8", "i4", "i8"])
+def test_an_array_with_the_bytes_the_other_way_round_keeps_its_values(kind):
+    values = np.arange(6).reshape(2, 3)
+    for order in "<>":
+        assert same(from_tensor(to_tensor(values.astype(order + kind))), values.astype(kind))
+
+
 def message(dtype, sizes, **values):
     shape = wire.TensorShape(dim=[wire.TensorShape.Dim(size=size) for size in sizes])
     return wire.Tensor(dtype=dtype, tensor_shape=shape, **values)
@@ -63,6 +70,28 @@ def test_the_last_value_fills_what_is_missing(tensor, expected):
     assert tf.io.parse_tensor(tensor.SerializeToString(), tf.as_dtype(tensor.dtype)).numpy().tolist() == expected
 
 
+@pytest.mark.parametrize("values", [strings((2, 3)), strings((1,)), np.array([b"x" * 127, b"y" * 128, b"z" * 20_000], object)], ids=len)
+def test_texts_as_raw_bytes(values):
+    lengths = b"".join(varint(len(raw)) for raw in values.flat)
+    tensor = message(STRING, values.shape, tensor_content=lengths + b"".join(values.flat))
+    assert same(from_tensor(tensor), values)
+    assert same(tf.io.parse_tensor(tensor.SerializeToString(), tf.string).numpy(), values)
+
+
+def varint(number):
+    low = number & 0x7F
+    return bytes([low]) if number < 0x80 else bytes([low | 0x80]) + varint(number >> 7)
+
+
+def test_so_many_values_may_be_missing():
+    for tensor in (message(STRING, [2, 50], string_val=[b"a"]), message(3, [2, 50], int_val=[1])):
+        assert from_tensor(tensor, most_filled=99).shape == (2, 50)
+        with pytest.raises(ValueError, match=r"the shape \[2, 50\] needs 100 values, 1 are given \(at most 98 may be missing\)"):
+            from_tensor(tensor, most_filled=98)
+    raw = message(3, [2], tensor_content=bytes(8))
+    assert from_tensor(raw, most_filled=0).tolist() == [0, 0]
+
+
 @pytest.mark.parametrize(
     ("tensor", "error"),
     [
@@ -70,6 +99,10 @@ def test_the_last_value_fills_what_is_missing(tensor, expected):
         (message(1, [-1]), r"shape \[-1\] has a negative size"),
         (message(1, [2], float_val=[1, 2, 3]), "3 values are given for a shape of 2"),
         (message(1, [2], tensor_content=b"1234"), r"shape \[2\] needs 8 bytes, 4 are given"),
+        (message(STRING, [3], tensor_content=b"\x01\x01"), "do not hold the lengths of 3 texts"),
+        (message(STRING, [1], tensor_content=b"\xff\xff\xff\xff\xff\x01"), "do not hold the lengths of 1 texts"),
+        (message(STRING, [2], tensor_content=b"\x01\x02ab"), "add up to 3 bytes, 2 are given"),
+        (message(STRING, [0], tensor_content=b"a"), "add up to 0 bytes, 1 are given"),
         (message(99, [1]), "data type 99 is not supported"),
         (message(STRING, [1 << 30]), "too many values"),
         (message(1, [1 << 62, 0]), "too many values"),

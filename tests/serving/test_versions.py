@@ -8,6 +8,7 @@ import weakref
 import grpc
 import pytest
 
+from elcrec_tf.serving import wire_pb2 as wire
 from elcrec_tf.serving.request_error import RequestError
 from elcrec_tf.serving.server_metrics import ServerMetrics
 from elcrec_tf.serving.versions import Versions
@@ -100,6 +101,20 @@ def test_a_new_version_takes_over(world):
     assert world.metrics.registry.get_sample_value("elcrec_serving_version_state", {"version": "1"}) == 50
 
 
+def test_a_version_answers_when_its_state_says_so(world, monkeypatch):
+    set_state, seen = world.versions._set_state, []
+
+    def note(number, state, error=""):
+        set_state(number, state, error)
+        if state == wire.ModelVersionStatus.AVAILABLE:
+            seen.append(world.answers(version=number))
+
+    monkeypatch.setattr(world.versions, "_set_state", note)
+    world.publish(1)
+    world.publish(2)
+    assert seen == [1, 2]
+
+
 def test_the_old_version_answers_while_the_new_one_loads(world):
     world.publish(1)
     seen = []
@@ -137,8 +152,7 @@ def test_a_released_version_is_not_referred_to(world):
     assert old() is None
 
 
-@pytest.mark.parametrize("exists", [True, False])
-def test_a_broken_version_is_refused_once_and_the_old_one_stays(world, exists):
+def test_a_broken_version_is_refused_once_and_the_old_one_stays(world):
     world.publish(1)
     world.publish(2, text="broken")
     for _ in range(3):
@@ -225,14 +239,19 @@ def test_other_names_are_no_versions(world, name):
     assert world.loads == [3]
 
 
-def test_another_models_name_is_not_found(world):
+def test_another_models_name_is_not_found(tmp_path):
+    world = World(tmp_path, labels={"stable": 1})
     world.publish(1)
 
-    def use():
-        with world.versions.use(spec("other", version=1)):
+    def use(*args, **choice):
+        with world.versions.use(spec(*args, **choice)):
             pass
 
-    assert code(use) == (grpc.StatusCode.NOT_FOUND, "Servable not found for request: Specific(other, 1)")
+    assert code(use, "other", version=1) == (grpc.StatusCode.NOT_FOUND, "Servable not found for request: Specific(other, 1)")
+    unknown = (grpc.StatusCode.INVALID_ARGUMENT, "Unrecognized servable version label: stable")
+    assert code(use, "other", label="stable") == code(world.versions.status, spec("other", label="stable")) == unknown
+    assert code(use, "") == code(use, "", label="stable") == (grpc.StatusCode.INVALID_ARGUMENT, "ModelSpec has no name specified.")
+    assert code(world.versions.status, spec(""))[0] == grpc.StatusCode.NOT_FOUND
     assert code(world.versions.status, spec("other")) == (grpc.StatusCode.NOT_FOUND, "Could not find any versions of model other")
 
 

@@ -1,13 +1,16 @@
 """Raw logs on one machine: what becomes an event, and what is rejected, is what Spark's rows would be."""
 
+import csv
 import gzip
 import json
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from elcrec_tf.errors import UserError
+from pipelines.production import memory_log
 from pipelines.production.memory_log import clean_log
 from pipelines.production.preparing import input_files, log_format, since_1970
 
@@ -41,6 +44,34 @@ def test_a_malformed_row_that_is_not_utf8_costs_itself_alone(tmp_path, mark):
     assert events == [("Müller", "i", 1), ("b", "j", 5)]
     assert found["rejected"] == {"bad or missing user": 1, "malformed row": 1}
     assert {"reason": "malformed row", "row": "M\ufffdller,i,2,3", "file": "log.csv"} in rejects
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
+@pytest.mark.parametrize("letter", ["é", "\udcff"], ids=["UTF-8", "other"])
+def test_a_quote_left_open_costs_its_own_line_alone(tmp_path, end, letter):
+    lines = [f'"u{number}",i{number % 7},{number}' for number in range(600)]
+    lines[100], lines[400] = 'u9,"i3,2200', f'{letter},"i""4",",1'
+    lines[200], lines[300] = '"say ""hi"", twice",i,5', '6" pipe,i,6'
+    content = end.join(["user,item,timestamp", *lines, ""]).encode(errors="surrogateescape")
+    found, events, rejects = cleaned(tmp_path, "log.csv", content, "csv")
+    assert (found["rows"], found["rejected"]) == (600, {"malformed row": 2})
+    assert {('say "hi", twice', "i", 5), ('6" pipe', "i", 6)} <= set(events) and len(events) == 598
+    shown = letter.encode(errors="surrogateescape").decode(errors="replace")
+    assert [row["row"] for row in rejects] == ['u9,"i3,2200', f'{shown},"i""4",",1']
+
+
+def test_quotes_are_found_open_where_the_csv_module_finds_them_so():
+    rng = np.random.default_rng(0)
+    for _ in range(3000):
+        line = "".join(rng.choice(list('"",a'), rng.integers(10))) + "\n"
+        (record,) = csv.reader([line])
+        # An open quote takes the line's end into its value.
+        assert memory_log._is_closed(line) == (not "".join(record).endswith("\n")), line
+
+
+def test_a_line_of_quotes_takes_no_time():
+    for line in ('"' * 200_001, '"a"b,' * 50_000 + '"', '"",' * 50_000 + '"'):
+        assert not memory_log._is_closed(line)
 
 
 def test_an_empty_file_among_the_logs_and_a_mark_before_json_are_no_faults(tmp_path):
@@ -95,6 +126,8 @@ def test_numbers_are_taken_for_seconds_by_their_size(time):
     [
         (b"user,thing,timestamp\nu,a,1\n", "has no column 'item'.*--item-column"),
         (b"user,item,timestamp\n,,\n", "no row of the log is an event"),
+        (b"user,item,timestamp,item\nu,i,1,j\n", "has 2 columns named 'item'; rename all but one, or name another with --item-column"),
+        (b'user,item,timestamp,"note\nu,i,1,\n', "log.csv, line 1: a quote is left open"),
     ],
 )
 def test_a_log_without_events_is_told(tmp_path, content, message):
@@ -114,6 +147,9 @@ def test_inputs_are_files_folders_and_globs(tmp_path):
         assert [file.name for file in input_files(str(source))] == ["a.csv", "b.csv"]
     with pytest.raises(UserError, match="there is no such file"):
         input_files(str(tmp_path / "*.json"))
+    (tmp_path / "[a].csv").write_text("x")
+    assert [file.name for file in input_files(str(tmp_path / "[a].csv"))] == ["[a].csv"], "a file before it is a glob"
+    assert [file.name for file in input_files(str(tmp_path / "[b].csv"))] == ["b.csv"]
     files = input_files(str(tmp_path))
     assert (log_format(files, None), log_format(files, "jsonl")) == ("csv", "jsonl")
     with pytest.raises(UserError, match="--format"):

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from elcrec_tf.config import DataConfig
 from elcrec_tf.errors import UserError
 from pipelines.living.__main__ import main as living
 from pipelines.lock import locked
 from pipelines.production.__main__ import GATE_REFUSED, IN_USE, _config, _prepared, main
 from pipelines.production.flags import make_parser
+from pipelines.production.preparing import MEMORY, Preparation
 
 ROOT = Path(__file__).parents[3]
 WORLD = ["--users", "60", "--items", "40", "--intents", "4", "--activity", "1"]
@@ -74,9 +76,18 @@ def test_data_that_looks_wrong_is_refused_before_training(flags, tmp_path, capsy
     assert not (tmp_path / "work" / "run-0001" / "train").exists() and versions(tmp_path) == []
     text = (tmp_path / "work" / "run-0001" / "pipeline.log").read_text()
     assert "refused by the gate" in text and "FAILED" in text
+    # The gate of an earlier attempt, with whose limits the data passed.
+    found["steps"]["gate"] = {
+        "key": "",
+        "status": "done",
+        "result": {"passed": True, "checks": [{**future, "name": "of an earlier attempt"}]},
+    }
+    (tmp_path / "work" / "run-0001" / "pipeline.json").write_text(json.dumps(found))
     capsys.readouterr()
     assert main(flags) == GATE_REFUSED
-    assert "check: is done" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "prepare: is done" in text and "check: begins" in text, "the clock has gone on"
+    assert "FAILED" in text and "of an earlier attempt" not in text
 
 
 def test_the_settings_file_tells_the_preparation_too(tmp_path):
@@ -93,6 +104,26 @@ def test_the_settings_file_tells_the_preparation_too(tmp_path):
     assert (data.k_core, data.repeated_rows, data.user_column) == (5, "drop", "user")
 
 
+def test_a_filter_of_rows_is_refused_in_the_settings_file_and_left_out_of_a_parents_settings(flags, tmp_path):
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({"data": {"filter_column": "rating", "min_value": 3.0, "keep_values": None}}))
+    with pytest.raises(UserError, match="settings.json: its data has filter_column and min_value, but rows are not filtered here"):
+        main([*flags, "--config", str(file)])
+    assert not list((tmp_path / "work").glob("run-*"))
+    preparation = Preparation("logs", "csv", MEMORY, ("user", "item", "timestamp"), 5, "drop")
+    prepared = preparation.data_config(DataConfig(filter_column="rating", min_value=3.0), tmp_path / "shop.parquet")
+    assert (prepared.filter_column, prepared.min_value, prepared.keep_values) == (None, None, None)
+
+
+def test_logs_that_were_moved_go_on_in_their_run(flags, tmp_path, capsys):
+    with pytest.raises(UserError, match="--k-core"):
+        main([*flags, "--k-core", "500"])
+    (tmp_path / "logs").rename(tmp_path / "moved")
+    capsys.readouterr()
+    assert main([*flags, "--input", str(tmp_path / "moved"), "--dry-run"]) == 0
+    assert "run-0001" in capsys.readouterr().out.splitlines()[0]
+
+
 @pytest.mark.parametrize("value", ["inf", "nan", "much"])
 def test_limits_are_finite(flags, value, capsys):
     with pytest.raises(SystemExit, match="2"):
@@ -103,8 +134,11 @@ def test_limits_are_finite(flags, value, capsys):
 def test_an_error_is_logged_and_the_same_command_goes_on(flags, tmp_path, capsys):
     with pytest.raises(UserError, match="--k-core"):
         main([*flags, "--k-core", "500"])
-    assert "stopped: " in (tmp_path / "work" / "run-0001" / "pipeline.log").read_text()
+    assert "; the same command goes on from here" in (tmp_path / "work" / "run-0001" / "pipeline.log").read_text()
     assert state(tmp_path, "run-0001")["outcome"] is None
+    with pytest.raises(UserError, match="--k-core"):
+        main([*flags, "--k-core", "500", "--new-run"])
+    assert "; the same command without --new-run goes on" in (tmp_path / "work" / "run-0002" / "pipeline.log").read_text()
     with pytest.raises(UserError, match="there is no such file"):
         main([*flags, "--input", str(tmp_path / "none")])
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from elcrec_tf.errors import UserError
-from pipelines.production.runs import Run, WorkFolder
+from pipelines.production.runs import Run, WorkFolder, fingerprints, same_files
 from pipelines.production.steps import Step, do_steps, plan
 
 NAMES = ("prepare", "check", "train", "publish")
@@ -24,13 +24,15 @@ class World:
         self.cut = None
         self.settings = dict.fromkeys(NAMES, 0)
         self.failing = ()
+        self.always = ()
         run = self.work.new([{"path": "log"}], folder / "model")
         run.path.mkdir(parents=True)
         run.save()
 
     def steps(self, run):
         def step(name, *needs):
-            return Step(name, lambda results: self.do(name, results), needs, {"value": self.settings[name]}, (run.path / name,))
+            settings, outputs = {"value": self.settings[name]}, (run.path / name,)
+            return Step(name, lambda results: self.do(name, results), needs, settings, outputs, name in self.always)
 
         return [step("prepare"), step("check", "prepare"), step("train", "prepare"), step("publish", "train", "check")]
 
@@ -101,6 +103,27 @@ def test_a_step_that_does_not_pass_ends_the_run_again_and_again(world):
     assert world.go() and world.done == ["prepare", "check", "check", "train", "publish"]
 
 
+def test_a_step_that_asks_the_clock_is_done_anew_until_the_last_one_is_done(world):
+    world.always, world.failing = ("check",), ("check",)
+    assert not world.go()
+    world.failing = ()  # time has passed
+    world.cut = ("train", "after")
+    with pytest.raises(Cut):
+        world.go()
+    (run,) = world.work.runs()
+    assert plan(run, world.steps(run)) == {
+        "prepare": "done",
+        "check": "to do anew, as always",
+        "train": "to go on with",
+        "publish": "to do",
+    }
+    assert world.go()
+    assert world.done == ["prepare", "check", "check", "check", "train", "publish"]
+    (run,) = world.work.runs()
+    assert set(plan(run, world.steps(run)).values()) == {"done"}
+    assert world.go() and world.done[-1] == "publish" and len(world.done) == 6
+
+
 def test_the_plan_tells_what_would_be_done(world):
     world.cut = ("train", "before")
     with pytest.raises(Cut):
@@ -124,6 +147,17 @@ def test_runs_are_numbered_and_know_who_was_published_last(tmp_path):
     assert [run.path.name for run in work.runs()] == ["run-0001", "run-0002", "run-0003"]
     assert (work.new([], tmp_path / "model").path.name, work.new([], tmp_path / "model").parent) == ("run-0008", "run-0001")
     assert len({run.id for run in work.runs()}) == 3
+
+
+def test_files_are_the_same_wherever_they_lie(tmp_path):
+    for folder, text in (("a", "1"), ("b", "1"), ("c", "2")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "log.csv").write_text(text)
+    first, moved, changed = (fingerprints([tmp_path / folder / "log.csv"]) for folder in "abc")
+    assert first[0]["path"] == str(tmp_path / "a" / "log.csv")
+    assert same_files(first, moved) and not same_files(first, changed) and not same_files(first, [*moved, *moved])
+    renamed = (tmp_path / "b" / "log.csv").rename(tmp_path / "b" / "other.csv")
+    assert not same_files(first, fingerprints([renamed]))
 
 
 def test_a_work_folder_belongs_to_one_model(tmp_path):
