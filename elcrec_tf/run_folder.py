@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from elcrec_tf.config import GROUPS, Config, DataConfig, resolve
 from elcrec_tf.data.catalog import Catalog
-from elcrec_tf.data.inherited import with_flags
+from elcrec_tf.data.inherited import with_flags, without_empty_filter
 from elcrec_tf.errors import UserError
 from elcrec_tf.files import atomic_path, read_json_object, write_json, write_text
 
@@ -236,7 +236,7 @@ def resolve_run(preset: str | None, file: str | None, flags: Mapping[str, Any]) 
     train = values.get("train")
     parent = flags.get("warm_start", train.get("warm_start") if isinstance(train, dict) else None)
     if not parent or not isinstance(parent, str):
-        return resolve(preset, file, flags)
+        return _without_empty_filter(resolve(preset, file, flags))
     whole = all(kind.GROUP in values for kind in GROUPS)
     if preset or (values.get("preset") and not whole):
         start = "--warm-start" if "warm_start" in flags else f"{file}: train.warm_start"
@@ -244,7 +244,11 @@ def resolve_run(preset: str | None, file: str | None, flags: Mapping[str, Any]) 
         raise UserError(f"{start} takes the settings of the run that it goes on from; leave out {where}")
     theirs = RunFolder(parent).config()
     given = {one.name: flags[one.name] for one in fields(DataConfig) if one.name in flags}
-    return resolve(None, file, flags, replace(theirs, data=with_flags(theirs.data, given)))
+    return _without_empty_filter(resolve(None, file, flags, replace(theirs, data=with_flags(theirs.data, given))))
+
+
+def _without_empty_filter(config: Config) -> Config:
+    return replace(config, data=without_empty_filter(config.data))
 
 
 def default_folder(dataset: str, parent: str | Path = "runs") -> RunFolder:

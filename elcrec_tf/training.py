@@ -95,6 +95,8 @@ def train_model(
         if _writes(team):
             _write_start(sequences, config, folder, resume, console)
         fit_model(sequences, config, folder, console, devices, team)
+        if team:
+            team.meet()  # the chief has written the run folder
         return folder.load_model()
 
 
@@ -115,8 +117,9 @@ def _rows_until(folder: RunFolder, epoch: int) -> list[dict[str, float]]:
 def _write_start(sequences: AnySequences, config: Config, folder: RunFolder, resume: bool, console: Console) -> None:
     if resume:
         if config.train.epochs and not folder.config().train.epochs:
-            # The results of the untrained model: until there is a checkpoint beside them, the run would pass for an imported one.
+            # The untrained model and its results: until there is a checkpoint beside them, the run would pass for an imported one.
             folder.metrics_file.unlink(missing_ok=True)
+            folder.model_file.unlink(missing_ok=True)
         folder.write_config(config)  # the number of epochs may have changed
         return
     parent = parent_of(config)

@@ -113,7 +113,8 @@ class HyperbandOracle(_Durable, keras_tuner.oracles.HyperbandOracle):
         found = super()._random_trial(trial_id, bracket)
         if found["status"] != "STOPPED":
             return found
-        bracket["begun"] = len(bracket["rounds"][0])  # part of the state that is saved
+        # Part of the state that is saved. Nothing runs any more; trials that failed are not promoted.
+        bracket["begun"] = sum(self.trials[one["id"]].status == "COMPLETED" for one in bracket["rounds"][0])
         return self.populate_space(trial_id)
 
     def _get_size(self, bracket_num: int, round_num: int) -> int:

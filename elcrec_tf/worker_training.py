@@ -72,6 +72,10 @@ class Team:
         """The chief's array, on all workers."""
         return self.sum(values if self.worker.chief else np.zeros_like(values))
 
+    def meet(self) -> None:
+        """Wait until every worker is here."""
+        self.sum(np.zeros(1, np.int32))
+
     def check_agreement(self, **facts: object) -> None:
         """Raise `UserError` on every worker, unless all have the same facts; it names the first that differs."""
         digests = [int.from_bytes(hashlib.sha256(repr(fact).encode()).digest()[:7], "big") for fact in facts.values()]
@@ -114,7 +118,6 @@ class Team:
             if model.stop_training:
                 break
         called.on_train_end()
-        self.sum(np.zeros(1, np.int32))  # the chief has written the run folder
 
     def _step(self, model: ELCRec, dataset: tf.data.Dataset) -> Callable[[], dict[str, Any]]:
         """A function that takes the next training step and gives its logs."""

@@ -207,6 +207,7 @@ def test_an_inherited_condition_is_replaced_by_another_one(parent):
     assert (data.filter_column, data.min_value, data.keep_values) == ("event", None, ("buy",))
     data = resolve_run(None, None, {"warm_start": parent}).data
     assert (data.filter_column, data.min_value) == ("stars", 4.0)
+    assert resolve_run(None, None, {"warm_start": parent, "filter_column": ""}).data.filter_column is None
 
 
 def test_default_folders_are_new(tmp_path):

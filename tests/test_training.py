@@ -9,6 +9,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from rich.console import Console
 
 from elcrec_tf import training
 from elcrec_tf.callbacks import RunRecorder
@@ -424,10 +425,12 @@ def test_a_run_of_no_epochs_writes_the_snapshot_before_training_and_goes_on(fini
     train_model(sequences, config, folder)
     assert [path.name for path in folder.snapshots.iterdir()] == ["epoch-00000.npz"]
     folder.metrics_file.write_text("{}")
-    train_model(sequences, config.replace(epochs=1), folder, resume=True)
+    more = config.replace(epochs=1)
+    training._write_start(sequences, more, folder, True, Console(quiet=True))
+    assert not folder.metrics_file.exists() and not folder.model_file.exists()  # of the untrained model
+    train_model(sequences, more, folder, resume=True)  # that was cut off there
     assert curve(folder)[0] == pytest.approx(curve(finished[0])[0], rel=1e-4)
-    assert folder.config().train.epochs == 1
-    assert not folder.metrics_file.exists()  # those of the untrained model
+    assert folder.config().train.epochs == 1 and folder.model_file.is_file()
 
 
 def test_a_diverging_run_stops_with_a_message(sequences, tmp_path):

@@ -298,6 +298,20 @@ def test_hyperband_goes_on_with_a_space_that_has_fewer_values_than_it_begins_wit
     assert [result.values["num_clusters"] for result in trials[4:]] == [6, 4, 6]
 
 
+def test_hyperband_goes_on_without_the_trials_that_failed(make, sequences, trained, monkeypatch):
+    settings, folder = make("hyperband", CHOICES, max_trials=None, epochs=20)
+    train = tuning.train_model
+
+    def fails_once(data, config, *arguments, **options):
+        if config.model.num_clusters == 6:
+            raise UserError("training diverged")
+        return train(data, config, *arguments, **options)
+
+    monkeypatch.setattr(tuning, "train_model", fails_once)
+    run(settings, folder, sequences)
+    assert [result.epochs for result in folder.trials(settings) if result.score is not None][-1] == 20
+
+
 def test_what_a_search_leaves(make, sequences, trained):
     settings, folder = make("random", {**RANGES, "fusion": {}}, max_trials=5)
     run(settings, folder, sequences)

@@ -97,8 +97,10 @@ def _held(file: Path, wait: bool = True) -> Iterator[None]:
     try:
         yield
     finally:
-        file.unlink(missing_ok=True)  # still locked: who waits for it finds another file of this name, or none, and makes its own
-        os.close(descriptor)
+        try:
+            file.unlink(missing_ok=True)  # still locked: who waits for it finds another file of this name, or none, and makes its own
+        finally:
+            os.close(descriptor)
 
 
 def _lock(file: Path, wait: bool) -> int:

@@ -29,7 +29,8 @@ MOST_VALUES = 1 << 20
 """Most values of an input, its padding included."""
 
 _MOST_MISSING = 1 << 12  # values of a request's input for which the last one given stands
-_MOST_QUEUES = 64  # of a signature; requests of further widths are answered one by one
+# Of a signature; requests of further widths are answered one by one. A session takes longer for a new queue the more there are.
+_MOST_QUEUES = 32
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 

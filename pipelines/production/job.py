@@ -21,7 +21,7 @@ from elcrec_tf.run_folder import RunFolder
 from elcrec_tf.serving.layout import CATALOG, read_metadata
 from pipelines.production.gate import DATA_LIMITS, MODEL_LIMITS, Limits, data_checks, model_checks, verdict
 from pipelines.production.preparing import SPARK, Preparation, prepare
-from pipelines.production.publishing import RUN_ID, publish
+from pipelines.production.publishing import RUN_ID, publish, version_of
 from pipelines.production.runs import Run
 from pipelines.production.steps import Results, Step
 
@@ -66,12 +66,14 @@ class Job:
         at = self.run.path
         config = self.config.to_dict()
         serving = None if self.serving is None else [str(self.serving), _written(self.serving)]
+        # What is published cannot be taken back: the clock is not asked again.
+        published = self.model.is_dir() and version_of(self.model, self.run.id) is not None
         last = self.last.result("prepare") if self.last else None
         prepare_settings = {"inputs": self.run.state["inputs"], **self.preparation.settings(), "earlier": str(self._earlier)}
         check = {**self.limits.of(*DATA_LIMITS), "last": last, "serving": serving}
         return [
             Step("prepare", self._with(self._prepare, console), (), prepare_settings, (at / "data",)),
-            Step("check", self._with(self._check, console), ("prepare",), check, always=True),
+            Step("check", self._with(self._check, console), ("prepare",), check, always=not published),
             Step("train", self._with(self._train, console), ("prepare",), {"config": config}, (self.training.path,)),
             Step("evaluate", self._with(self._evaluate, console), ("prepare", "train"), {}, (self.training.metrics_file,)),
             Step("export", self._with(self._export, console), ("train", "evaluate"), {"top_k": self.top_k}, (at / "export",)),

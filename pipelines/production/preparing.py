@@ -123,13 +123,15 @@ def prepare(
 def _on_spark(preparation: Preparation, output: Path, earlier: Path | None, console: Console) -> dict[str, Any]:
     from pipelines.prepare.session import spark_session
 
+    source = str(expanded(preparation.source))
+    if Path(source).exists() and set(source) & set("[]{}*?"):
+        raise UserError(f"--input {source}: Spark takes such letters for a glob; rename it, or give --prepare {MEMORY}")
     with spark_session(preparation.master, preparation.memory) as spark:
         from pipelines.prepare.job import prepare as prepare_on_spark
         from pipelines.prepare.options import PrepareOptions
 
         own = {name: getattr(preparation, name) for name in ("columns", "k_core", "repeated_rows")}
         catalog = None if earlier is None else str(earlier)
-        source = str(expanded(preparation.source))
         options = PrepareOptions(source, preparation.form, str(output), catalog=catalog, overwrite=output.exists(), **own)
         manifest = prepare_on_spark(spark, options, console)
     rejected: Mapping[str, int] = (manifest["rejects"] or {}).get("reasons", {})

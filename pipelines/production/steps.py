@@ -28,7 +28,7 @@ class Step:
         needs: names of steps before whose results this one depends on.
         settings: what else its result depends on, ready for JSON.
         outputs: files and folders that go when the step begins anew, since they belong to other inputs.
-        always: done anew until the last step is done, because its result depends on the clock, too.
+        always: done anew each time, because its result depends on the clock, too.
     """
 
     name: str
@@ -48,7 +48,7 @@ def do_steps(run: Run, steps: Sequence[Step], say: Callable[[str], None]) -> boo
     """Do what is left of a run; whether all steps passed. After one that did not, no more are done."""
     results: dict[str, dict[str, Any]] = {}
     for number, step in enumerate(steps, 1):
-        key, state = step.key(run), _state(run, step, steps)
+        key, state = step.key(run), _state(run, step)
         title = f"step {number} of {len(steps)}, {step.name}"
         if state == _IS_DONE:
             say(f"{title}: is done")
@@ -78,19 +78,18 @@ def plan(run: Run, steps: Sequence[Step]) -> dict[str, str]:
     found: dict[str, str] = {}
     for step in steps:
         known = all(found[name] == _IS_DONE for name in step.needs)
-        found[step.name] = _state(run, step, steps) if known else _TO_DO
+        found[step.name] = _state(run, step) if known else _TO_DO
     return found
 
 
-def _state(run: Run, step: Step, steps: Sequence[Step]) -> str:
+def _state(run: Run, step: Step) -> str:
     """How far a step is, whose needs are done."""
     record = run.record(step.name)
     if record.get("key") != step.key(run):
         return _TO_DO
     if record["status"] != DONE:
         return _TO_GO_ON
-    # What the last step has done cannot be taken back: then the run is not asked again.
-    return _ANEW if step.always and run.record(steps[-1].name).get("status") != DONE else _IS_DONE
+    return _ANEW if step.always else _IS_DONE
 
 
 def _remove(path: Path) -> None:

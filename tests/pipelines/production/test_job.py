@@ -1,0 +1,25 @@
+"""The steps of a run, by what they depend on."""
+
+from elcrec_tf.config import Config
+from pipelines.production.gate import Limits
+from pipelines.production.job import Job
+from pipelines.production.preparing import MEMORY, Preparation
+from pipelines.production.publishing import publish
+from pipelines.production.runs import Run
+from tests.pipelines.production.test_publishing import export_of
+
+
+def test_the_clock_is_asked_until_the_run_has_a_version(tmp_path):
+    """Be it that the run was cut off before it took that down: what is published is not refused for its age."""
+    run = Run(tmp_path / "run-0001", {"id": "mine", "inputs": [], "parent": None, "steps": {}, "outcome": None})
+    preparation = Preparation("log.csv", "csv", MEMORY, ("user", "item", "timestamp"), 5, "drop")
+    job = Job(run, None, tmp_path / "model", None, [], preparation, Config(), Limits(max_age=2.0), users=1, top_k=1, keep=None)
+
+    def asks_the_clock():
+        return [step.name for step in job.steps(None) if step.always]
+
+    assert asks_the_clock() == ["check"]  # before the folder is made, as a dry run does
+    (tmp_path / "model").mkdir()
+    assert asks_the_clock() == ["check"]
+    publish(export_of(tmp_path / "export" / "1", "mine"), tmp_path / "model", "mine", None)
+    assert asks_the_clock() == []
