@@ -310,7 +310,7 @@ def test_compiled_chains_train_alike_with_dropout_on():
     assert losses[True][-1] < losses[True][0]
 
 
-@pytest.mark.parametrize("options", [{}, {"local_width": 2}], ids=str)
+@pytest.mark.parametrize("options", [pytest.param({}, marks=pytest.mark.slow), {"local_width": 2}], ids=str)
 @pytest.mark.parametrize("compiled", [False, True])
 def test_products_in_bfloat16_train_alike(compiled, options):
     half, full = toy_model(**options), toy_model(**options)
@@ -506,6 +506,7 @@ def test_saved_file_gives_the_same_model(tmp_path, options):
     np.testing.assert_array_equal(*as_float)
 
 
+@pytest.mark.slow
 def test_xla_gives_the_same_losses():
     losses = {}
     for jit in (False, True):

@@ -97,6 +97,7 @@ def test_resume_takes_the_newest_run_and_no_other_settings(finished, tmp_path, m
         train.main(["--resume", "--output-dir", str(finished[0] / "run"), "--hidden-size", "16"])
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_with_the_command(tmp_path):
     """kill -9 in mid-training, then --resume: every epoch is there once, and the run ends as any other."""
     argv = [sys.executable, "-m", "elcrec_tf.train", "--output-dir", str(tmp_path / "run"), "--no-export", "--no-recovery", *SMALL]

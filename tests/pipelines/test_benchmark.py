@@ -64,6 +64,7 @@ def all_finite(value):
     return not isinstance(value, int | float) or (math.isfinite(value) and value >= 0)
 
 
+@pytest.mark.slow
 def test_train(tmp_path, in_process, capsys):
     folder = tmp_path / "out"
     chosen = ["--variants", "whole", "next-item", "--epochs", "2", "--output-dir", str(folder)]
