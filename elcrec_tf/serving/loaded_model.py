@@ -1,7 +1,7 @@
 """A SavedModel in a TensorFlow session of its own, as TensorFlow Serving loads it.
 
 The eager runtime keeps what the batching op makes of a function until the process ends: tens of megabytes for each version that was ever
-loaded. A session takes it along when it goes, and its queues and their threads with it.
+loaded. A session takes nearly all of it along when it goes, and its queues and their threads with it.
 """
 
 from __future__ import annotations
