@@ -47,8 +47,10 @@ def test_one_at_a_time_holds_a_folder(tmp_path):
 
 
 def test_a_pipeline_that_holds_the_folder_can_publish_in_it(tmp_path):
-    with locked_by_a_pipeline(tmp_path, wait=False), locked(tmp_path):
-        pass
+    with locked_by_a_pipeline(tmp_path, wait=False):
+        with locked(tmp_path):  # does not wait for the pipeline
+            assert names(tmp_path) == [".lock"]
+        assert names(tmp_path) == []
 
 
 def test_another_export_s_folder_is_left_alone_until_it_is_dead(tmp_path):
