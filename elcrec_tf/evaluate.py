@@ -1,4 +1,4 @@
-"""`python -m elcrec_tf.evaluate`: leave-one-out metrics of a run. Wiring only."""
+"""`python -m elcrec_tf.evaluate`: metrics of a run on the held-out events. Wiring only."""
 
 from __future__ import annotations
 

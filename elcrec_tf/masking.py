@@ -65,10 +65,10 @@ def masked_mean(states: Any, valid: Any) -> Any:
 
 def slot_mean(states: Any, counted: Any, slot: Any, slots: int) -> Any:
     """Mean of `[cells, size]` over the counted cells (bool `[cells]`) of each slot, `[slots, size]`; zeros where none counts."""
-    weights = ops.cast(counted, states.dtype)[:, None]
+    weights = ops.cast(counted, "float32")[:, None]  # bfloat16 cannot count beyond 256
     # One segment more than there are slots takes the cells that belong to none.
-    total = ops.segment_sum(states * weights, slot, slots + 1)[:slots]
-    return total / ops.maximum(ops.segment_sum(weights, slot, slots + 1)[:slots], 1)
+    total = ops.segment_sum(ops.cast(states, "float32") * weights, slot, slots + 1)[:slots]
+    return ops.cast(total / ops.maximum(ops.segment_sum(weights, slot, slots + 1)[:slots], 1), states.dtype)
 
 
 def weighted_mean(values: Any, weights: Any) -> Any:

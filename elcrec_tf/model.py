@@ -100,8 +100,11 @@ class ELCRec(keras.Model):
         _check_choice("fusion", fusion, ("shift", "concat", "none"))
         _check_choice("next_item", next_item, ("softmax", "sampled_softmax", "bce"))
         _check_choice("cluster_form", cluster_form, ("paper", "assign"))
+        _check_choice("similarity", similarity, ("dot", "cosine"))
         _check_choice("sequence_pooling", sequence_pooling, ("mean", "flatten"))
         _check_choice("contrastive_batch", contrastive_batch, ("local", "global"))
+        if keras.dtype_policies.get(dtype).compute_dtype == "float16":
+            raise ValueError(f"`dtype` should not compute in float16, where exponentials of scores overflow. Received: dtype={dtype}")
         items = ItemEmbedding(num_items, hidden_size, score, score_temperature, dtype=dtype, name="item_embedding")
         encoder = SequenceEncoder(
             items, max_length, num_layers, num_heads, dropout, local_width, activity_bounds, dtype=dtype, name="encoder"

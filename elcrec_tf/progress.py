@@ -75,7 +75,7 @@ class ProgressCallback(keras.callbacks.Callback):
 
 def results_table(metrics: dict[str, Any]) -> Table:
     """The metrics of a run as a table: validation, test, and the baselines on test."""
-    table = Table(title=f"{metrics['dataset']}: leave-one-out over the whole catalogue")
+    table = Table(title=f"{metrics['dataset']}: held-out events over the whole catalogue")
     table.add_column("")
     for name in _METRICS:
         table.add_column(name, justify="right")

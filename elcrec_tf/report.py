@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
     output = _output(arguments)
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"the report needs {', '.join(missing)}: pip install 'elcrec_tf[report]'")
+        raise UserError(f"the report needs {', '.join(missing)}: pip install '.[report]' in the project's folder")
 
     from elcrec_tf.reporting.loading import load_run
 

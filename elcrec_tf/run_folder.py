@@ -150,6 +150,11 @@ class RunFolder:
             raise UserError(f"{self.metrics_file}: was not written by elcrec_tf; remove it and evaluate the run again")
         return metrics
 
+    def outgrew(self, metrics: Mapping[str, Any]) -> bool:
+        """Whether epochs were trained after `metrics` were measured: a resumed run that was stopped, whose model may be a better one."""
+        epochs = metrics.get("epochs")
+        return epochs is not None and len(self.read_history()) > epochs
+
     def load_model(self) -> ELCRec:
         """The best model. Raises `UserError` when the run has none yet."""
         if not self.model_file.is_file():

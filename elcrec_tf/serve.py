@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     try:
         from elcrec_tf.serving.server import LocalServer, to_stderr
     except ImportError as error:
-        raise UserError(f'the server needs gRPC ({error}); pip install "elcrec_tf[serve]"') from None
+        raise UserError(f'the server needs gRPC ({error}); pip install ".[serve]" in the project\'s folder') from None
 
     server = LocalServer(folder, options)
     stop = _stop_at_signals(server.versions.stop_loading)

@@ -22,6 +22,7 @@ from elcrec_tf.callbacks import (
     Snapshots,
     Validation,
     WeightAverage,
+    best_epoch,
 )
 from elcrec_tf.cluster_count import ClusterCount
 from elcrec_tf.config import Config, DataConfig
@@ -193,8 +194,15 @@ def check_resumable(folder: RunFolder, sequences: AnySequences, config: Config) 
         raise UserError(f"{folder.path}: the run was made on other data than {config.data.dataset!r} holds now; start a new run")
     rows = len(folder.read_history())
     untrained = not rows and not folder.config().train.epochs  # a run of 0 epochs has results, too
-    if folder.newest_checkpoint() is None and not untrained and (folder.metrics_file.is_file() or rows > 1):
+    newest = folder.newest_checkpoint()
+    if newest is None and not untrained and (folder.metrics_file.is_file() or rows > 1):
         raise UserError(f"{folder.path}: has no checkpoint to resume from (an imported run, or one copied without checkpoint/)")
+    if newest is not None and not folder.model_file.is_file():
+        best = best_epoch(_rows_until(folder, newest[0]), f"val_{config.train.monitor}")
+        if best != newest[0]:
+            raise UserError(
+                f"{folder.model_file}: is missing, and held epoch {best}, the checkpoint {newest[0]}; restore it, or start a new run"
+            )
 
 
 def fit_model(
@@ -334,6 +342,10 @@ def _xla(config: Config, shared: object) -> str:
 
 def _updates_touched_rows(config: Config, num_items: int, compiled: str) -> bool:
     chosen = config.train.item_updates
+    if chosen == "touched" and keras.backend.backend() != "tensorflow":
+        raise UserError(
+            "--item-updates touched needs Keras's TensorFlow backend: elsewhere gradients have all rows; leave out --item-updates"
+        )
     if chosen == "touched" and compiled != "chains":
         raise UserError(f"--item-updates touched needs --xla chains: here XLA compiles {compiled}, and a step has one shape for all rows")
     if chosen == "touched" and config.loss.next_item == "softmax":

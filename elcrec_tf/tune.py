@@ -116,7 +116,7 @@ def _check(arguments: argparse.Namespace) -> None:
             raise UserError(f"--{name.replace('_', '-')} should be at least {least}. Received: {value}")
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f'a search needs {", ".join(missing)}, not installed here; pip install "elcrec_tf[tune]"')
+        raise UserError(f'a search needs {", ".join(missing)}, not installed here; pip install ".[tune]" in the project\'s folder')
 
 
 def _new(arguments: argparse.Namespace) -> tuple[SearchFolder, SearchSettings, AnySequences]:

@@ -73,6 +73,13 @@ def ask(capsys, *arguments):
     return capsys.readouterr()
 
 
+def test_metrics_of_an_older_model_are_not_exported(tmp_path):
+    run = make_run(tmp_path / "run", {"dataset": "shop", "epochs": 1, "test": {"HR@10": 0.25}})
+    run.write_history([{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}])  # resumed, and stopped before it was evaluated
+    assert export.main([str(run.path), "--export-dir", str(tmp_path / "model")]) == 0
+    assert json.loads((version_folder(tmp_path / "model") / METADATA).read_text())["test_metrics"] is None
+
+
 def test_export_says_where_it_went_and_how_to_ask(run_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert export.main([str(run_dir)]) == 0

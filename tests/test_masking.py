@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from keras import ops
 
 from elcrec_tf.masking import MASKED_SCORE, attention_bias, earlier_items, masked_mean, slot_mean, valid_mask, weighted_mean
 
@@ -50,6 +51,12 @@ def test_slot_mean_by_hand():
     states = np.float32([[4], [1], [8], [3], [5], [100]])
     counted, slot = np.array([True, True, False, True, False, True]), np.int32([0, 1, 0, 1, 2, 4])
     np.testing.assert_allclose(slot_mean(states, counted, slot, 4), [[4], [2], [0], [0]])
+
+
+def test_slot_mean_counts_beyond_what_bfloat16_can():
+    states, slot = ops.ones((512, 1), "bfloat16"), ops.zeros(512, "int32")
+    mean = slot_mean(states, ops.ones(512, "bool"), slot, 1)
+    assert mean.dtype == "bfloat16" and float(mean[0, 0]) == 1
 
 
 def test_weighted_mean_by_hand():

@@ -527,6 +527,11 @@ def test_bfloat16_is_close_to_float32(next_item):
     assert half.item_embedding.table.dtype == "float32"
 
 
+def test_float16_is_refused():
+    with pytest.raises(ValueError, match="float16, where exponentials of scores overflow.*mixed_float16"):
+        toy_model(dtype="mixed_float16")
+
+
 @pytest.mark.parametrize("next_item", NEXT_ITEM)
 def test_a_bfloat16_train_step(next_item):
     model = toy_model(next_item=next_item, dtype="mixed_bfloat16")
@@ -536,7 +541,7 @@ def test_a_bfloat16_train_step(next_item):
 
 
 @pytest.mark.parametrize(
-    "name", ["intent_clustering", "intent_pooling", "fusion", "next_item", "cluster_form", "sequence_pooling", "score"]
+    "name", ["intent_clustering", "intent_pooling", "fusion", "next_item", "cluster_form", "similarity", "sequence_pooling", "score"]
 )
 def test_invalid_choices(name):
     with pytest.raises(ValueError, match=f"`{name}` should be .* Received: {name}='nothing'"):

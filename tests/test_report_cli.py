@@ -209,6 +209,14 @@ def test_results_of_another_model_are_refused(broken):
     assert_refused(run, r"metrics.json: test HR@10 is .*, the model's is .*evaluate again")
 
 
+def test_results_of_a_run_that_was_trained_on_since_are_refused(broken):
+    """A resumed run that was stopped: its model may be a better one by less than the report would notice."""
+    run, _ = broken
+    rows = run.read_history()
+    run.write_history([*rows, {**rows[-1], "epoch": len(rows) + 1}])
+    assert_refused(run, rf"tells of {len(rows)} epochs, history.csv of {len(rows) + 1}; finish the run .*elcrec_tf.evaluate")
+
+
 def test_a_broken_snapshot_is_refused(broken):
     run, _ = broken
     run.snapshots.mkdir()

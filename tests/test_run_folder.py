@@ -28,6 +28,12 @@ def model():
     return toy_model()
 
 
+@pytest.mark.parametrize(("metrics", "outgrown"), [({"epochs": 1}, True), ({"epochs": 2}, False), ({"epochs": None}, False), ({}, False)])
+def test_metrics_are_outgrown_by_epochs_that_came_after_them(run, metrics, outgrown):
+    run.write_history([{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}])
+    assert run.outgrew(metrics) == outgrown
+
+
 def test_making_the_object_touches_nothing(tmp_path):
     folder = RunFolder(tmp_path / "run")
     assert not folder.exists

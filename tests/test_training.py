@@ -229,6 +229,20 @@ def test_resume_never_overwrites_a_model_that_was_not_trained_here(sequences, tm
     assert folder.model_file.read_bytes() == before
 
 
+def test_resume_does_not_take_the_newest_epoch_for_a_lost_best_one(sequences, tmp_path):
+    folder, model = RunFolder(tmp_path / "run"), build_model(TINY, sequences.catalog.num_items)
+    folder.create(TINY, sequences.catalog, sequences.fingerprint)
+    folder.save_checkpoint(model, 2, best=False)
+    metric = f"val_{TINY.train.monitor}"
+    for best, other in ((1, 2), (2, 1)):
+        folder.write_history([{"epoch": best, metric: 0.2}, {"epoch": other, metric: 0.1}])
+        if best == 1:
+            with pytest.raises(UserError, match="model.keras: is missing, and held epoch 1, the checkpoint 2"):
+                check_resumable(folder, sequences, TINY)
+        else:
+            check_resumable(folder, sequences, TINY)
+
+
 def test_settings_that_cannot_be_trained_use_up_no_folder(sequences, tmp_path):
     folder = RunFolder(tmp_path / "run")
     with pytest.raises(UserError, match="60 users, 64 intents"):
@@ -585,6 +599,9 @@ def test_a_sampled_loss_over_many_items_updates_the_rows_it_touches(sequences, m
     assert not touched(next_item="softmax") and not touched(next_item="sampled_softmax", item_updates="all")
     with pytest.raises(UserError, match="--item-updates touched needs --xla chains"):
         new_model(sequences, TINY.replace(item_updates="touched"))
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(UserError, match="touched needs Keras's TensorFlow backend"):
+        training._updates_touched_rows(TINY.replace(item_updates="touched", next_item="sampled_softmax"), 10, "chains")
 
 
 @pytest.mark.slow

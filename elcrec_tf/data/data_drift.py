@@ -61,7 +61,8 @@ def user_drift(old: AnySequences, new: AnySequences) -> dict[str, Any]:
     """
     share = None
     if isinstance(old, Sequences) and isinstance(new, Sequences):
-        share = float(np.mean(~np.isin(new.user_ids.astype(str), old.user_ids.astype(str))))
+        known = set(old.user_ids.tolist())  # as strings of NumPy's, all would be as wide as the longest id
+        share = float(np.mean([user not in known for user in new.user_ids.tolist()]))
     return {
         "users": {"old": old.num_users, "new": new.num_users, "share_new": share},
         "events_in_training": {"old": _lengths(old), "new": _lengths(new)},

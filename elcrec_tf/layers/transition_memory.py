@@ -18,9 +18,9 @@ _LATEST, _RECENCY, _GAIN = 50, 0.95, 100.0
 class TransitionMemory(keras.layers.Layer):
     """Adds to an item's score how often it came after the latest items of the history: `weight log(1 + 100 Σ_m 0.95^m P(j | i_m))`.
 
-    `i_m` is the m-th latest item (0 = the latest) of the 50 latest, `P(j | i)` the share of j among all that came after i in the training
-    part. A network of moderate size under strong dropout generalises, and forgets rare pairs of items that did occur; this does not.
-    It is counted, not trained, and takes no part in the loss.
+    `i_m` is the m-th latest item (0 = the latest) of the 50 latest that the encoder is given, `P(j | i)` the share of j among all that came
+    after i in the training part. A network of moderate size under strong dropout generalises, and forgets rare pairs of items that did
+    occur; this does not. It is counted, not trained, and takes no part in the loss.
 
     Args:
         num_items: items in the catalogue.

@@ -60,6 +60,11 @@ class Side:
         return unit_rows(ops.convert_to_numpy(self.model.item_embedding.table)[1:])
 
     @cached_property
+    def item_keys(self) -> np.ndarray:
+        """`[items, size]` vectors whose product with a centre is the score that the model gives a user there."""
+        return ops.convert_to_numpy(self.model.item_embedding.keys())[1:]
+
+    @cached_property
     def centers(self) -> np.ndarray:
         return ops.convert_to_numpy(self.model.cluster_centers.centers)
 
@@ -80,7 +85,7 @@ class Side:
 
     def intent(self, number: int) -> dict[str, Any]:
         """An intent: its number, its share of the users, and the items that are most typical of it, with their titles (None without)."""
-        best = np.argsort(-self.item_vectors @ self.centers[number], kind="stable")[:_TYPICAL]
+        best = np.argsort(-(self.item_keys @ self.centers[number]), kind="stable")[:_TYPICAL]
         share = None if self.shares is None else float(self.shares[number])
         items = self.catalog.raw((best + 1).tolist())
         return {"intent": number, "share": share, "items": items, "titles": [self.catalog.titles.get(raw) for raw in items]}
@@ -150,7 +155,13 @@ def _descends(run: RunFolder, ancestor: RunFolder) -> bool:
         origin = run.warm_start()
         if origin is None:
             return False
-        # How it was named holds in the folder where that was; its place as seen from this run holds until one of them is moved.
-        beside = RunFolder(path / origin["place"]) if "place" in origin else None
-        run = beside if beside and beside.exists else RunFolder(origin["run"])
+        # How it was named holds in the folder where that was; its place as seen from this run holds until one of them is moved. Another
+        # run may have come to either place since.
+        places = [path / origin["place"]] if "place" in origin else []
+        parents = [RunFolder(place) for place in (*places, origin["run"])]
+        fitting = (parent for parent in parents if parent.exists and origin.get("fingerprint") in (None, parent.fingerprint()))
+        parent = next(fitting, None)
+        if parent is None:
+            return False
+        run = parent
     return False

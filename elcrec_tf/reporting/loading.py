@@ -57,10 +57,16 @@ def load_run(path: str, data_dir: str | None = None) -> Run:
     config = folder.config()
     metrics = folder.read_metrics()
     missing = [name for name in _NEEDED if name not in metrics]
+    evaluate = f"{cli.command('evaluate')} {shlex.quote(str(folder.path))}"
     if missing:
-        evaluate = f"{cli.command('evaluate')} {shlex.quote(str(folder.path))}"
         raise UserError(f"{folder.metrics_file}: has no {', '.join(missing)}; finish the run with --resume, or evaluate it: {evaluate}")
-    return Run(folder, config, metrics, folder.read_history(), _load_data(folder, config, metrics, data_dir))
+    history = folder.read_history()
+    if folder.outgrew(metrics):
+        raise UserError(
+            f"{folder.metrics_file}: tells of {metrics['epochs']} epochs, {folder.history_file.name} of {len(history)}; finish the run "
+            f"with --resume, or evaluate it: {evaluate}"
+        )
+    return Run(folder, config, metrics, history, _load_data(folder, config, metrics, data_dir))
 
 
 def _load_data(folder: RunFolder, config: Config, metrics: dict[str, Any], data_dir: str | None) -> Sequences:

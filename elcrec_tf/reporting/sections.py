@@ -174,7 +174,7 @@ def activity_view(analysis: Analysis, activity: Grouping, shown: list[int]) -> l
                     "label": activity.labels[group],
                     "note": activity.notes[group],
                     "shares": shares[shown].tolist(),
-                    "others": float(1 - shares[shown].sum()),
+                    "others": max(0.0, float(1 - shares[shown].sum())),  # rounding may leave less than nothing
                     "perplexity": float(np.exp(-np.sum(used * np.log(used)))),
                 }
             )

@@ -21,7 +21,7 @@ try:
 
     from elcrec_tf.serving import wire_pb2 as wire
 except ImportError as missing:
-    raise UserError(f'the client needs grpcio and protobuf ({missing}); pip install "elcrec_tf[serve]"') from None
+    raise UserError(f'the client needs grpcio and protobuf ({missing}); pip install ".[serve]" in the project\'s folder') from None
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"

@@ -119,7 +119,7 @@ def export_run(
     metadata = {
         "config": config.to_dict(),
         "dataset": {"name": name, "fingerprint": metrics.get("fingerprint")},
-        "test_metrics": metrics.get("test"),
+        "test_metrics": None if folder.outgrew(metrics) else metrics.get("test"),
     }
     directory = Path("saved_models", name) if directory is None else Path(directory)
     version = export_saved_model(folder.load_model(), catalog, directory, top_k, metadata, keep, approximation)

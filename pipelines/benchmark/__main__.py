@@ -45,6 +45,8 @@ def _config(options: argparse.Namespace) -> Config:
         flags.setdefault("epochs", options.default_epochs)
         if flags["epochs"] < 2:
             raise UserError("--epochs should be at least 2: the first one traces and compiles, the others are what is measured")
+    if options.command == "catalogue":
+        flags["next_item"] = "sampled_softmax"  # no other loss has negatives to compare
     return resolve(options.preset, options.config, flags)
 
 

@@ -105,7 +105,7 @@ def benchmark(run: Run) -> Report:
 
 
 def _summary(run: Run, items: int) -> dict[str, Any]:
-    config = run.config.replace(next_item="sampled_softmax")
+    config = run.config
     users = config.simulator.sim_users
     synthetic = {"users": users, "items": items, "events": _EVENTS, "seed": config.simulator.sim_seed}
     summary: dict[str, Any] = {"items": items}

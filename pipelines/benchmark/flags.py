@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from elcrec_tf import cli
@@ -27,6 +27,7 @@ SERIES = ("users", "catalogue", "length", "intents")
 SAMPLERS = ("uniform", "log-uniform", "in-batch", "mixed")
 CATALOGUE_PARTS = ("train", "evaluate", "index")
 _SIMULATED = ("scaling", "catalogue")  # commands that make their own data, in several sizes
+_SIMULATED_DEFAULTS = {name: str(value) for name, value in PRESETS["simulated"].items()}
 PEER_ENVIRONMENT = "~/.cache/elcrec_tf/rectools-env"
 SETTINGS = (
     "variants",
@@ -138,7 +139,7 @@ def _add_scaling(parser: argparse.ArgumentParser) -> None:
     _add_numbers(group, "--catalogue-sizes", (12_000, 100_000, 1_000_000), "items, of unstructured data with --sim-users users")
     _add_numbers(group, "--lengths", (10, 25, 50, 100, 200), "values of --max-length, over histories of about 200 events")
     _add_numbers(group, "--intents", (64, 128, 256, 512, 1024, 2048), "values of --num-clusters")
-    _add_epochs(parser, 3, data=(SimulatorConfig,))
+    _add_epochs(parser, 3, data=(SimulatorConfig,), defaults=_SIMULATED_DEFAULTS)
 
 
 def _add_catalogue(parser: argparse.ArgumentParser) -> None:
@@ -148,7 +149,9 @@ def _add_catalogue(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--parts", nargs="+", choices=CATALOGUE_PARTS, default=CATALOGUE_PARTS, metavar="NAME", help=text)
     text = f"negatives of the training steps (default: all): {', '.join(SAMPLERS)}"
     group.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=SAMPLERS, metavar="NAME", help=text)
-    _add_epochs(parser, 2, data=(SimulatorConfig,))
+    negatives = {"negatives": "uniform; the part train takes --samplers"}
+    defaults = _SIMULATED_DEFAULTS | negatives
+    _add_epochs(parser, 2, data=(SimulatorConfig,), without=(*_BETWEEN_EPOCHS, "next_item"), defaults=defaults)
 
 
 def _add_peer(parser: argparse.ArgumentParser) -> None:
@@ -173,12 +176,13 @@ def _add_epochs(
     data: Sequence[type[Group]] = _DATA,
     groups: Sequence[type[Group]] = _EPOCH,
     without: Collection[str] = _BETWEEN_EPOCHS,
+    defaults: Mapping[str, str] | None = None,
 ) -> None:
     """The flags of what trains; so few epochs by default, since training to the end is not the point."""
     parser.set_defaults(default_epochs=epochs)
     cli.add_config_flags(parser, data)
     only = [field.name for kind in groups for field in dataclasses.fields(kind) if field.name not in without]
-    cli.add_config_flags(parser, groups, only, {"epochs": f"{epochs}, of which the first traces"})
+    cli.add_config_flags(parser, groups, only, {**(defaults or {}), "epochs": f"{epochs}, of which the first traces"})
 
 
 def _add_floor(group: Any) -> None:

@@ -11,7 +11,7 @@ from elcrec_tf import cli
 from elcrec_tf.config import resolve
 from elcrec_tf.data.drifting import DriftingConfig, simulate_days
 from elcrec_tf.errors import UserError
-from pipelines.living.flags import METHODS, PROGRAM, SETTINGS, make_parser
+from pipelines.living.flags import METHODS, PRESET, PROGRAM, SETTINGS, make_parser
 
 
 def main(argv: list[str]) -> int:
@@ -49,7 +49,7 @@ def _updates(options: argparse.Namespace, drifting: DriftingConfig, argv: list[s
 
     if not options.no_plot:
         check_plots()
-    config = resolve("simulated", flags={**SETTINGS, **cli.config_flags(options)})
+    config = resolve(PRESET, flags={**SETTINGS, **cli.config_flags(options)})
     settings = {name: getattr(options, name) for name in ("first_update", "days", "every", "update_epochs")}
     rate = config.train.learning_rate if options.update_learning_rate is None else options.update_learning_rate
     settings["update_learning_rate"] = rate

@@ -9,6 +9,7 @@ from typing import Any
 from elcrec_tf import cli
 from elcrec_tf.config import LossConfig, ModelConfig, TrainConfig
 from elcrec_tf.data.drifting import DriftingConfig
+from elcrec_tf.presets import PRESETS
 
 PROGRAM = "python -m pipelines.living"
 METHODS = {
@@ -19,7 +20,8 @@ METHODS = {
     "scratch": "from scratch, until validation no longer improves",
 }
 """The methods: what an update is."""
-# Beside the preset simulated. A table that grows every day would be compiled every day, which takes longer than it saves.
+PRESET = "simulated"
+# Beside the preset. A table that grows every day would be compiled every day, which takes longer than it saves.
 SETTINGS: dict[str, Any] = {"num_clusters": 24, "epochs": 15, "patience": 2, "recovery": False, "xla": "off"}
 _TRAINING = ("epochs", "batch_size", "learning_rate", "patience", "seed", "new_items", "products", "xla", "eval_batch_size")
 
@@ -51,7 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
     updates.add_argument("--resume", action="store_true", help="go on where the same command was stopped")
     updates.add_argument("--no-plot", action="store_true", help="write no plot")
     cli.add_config_flags(updates, (DriftingConfig,))
-    defaults = {name: str(value) for name, value in SETTINGS.items()}
+    defaults = {name: str(value) for name, value in {**PRESETS[PRESET], **SETTINGS}.items()}
     cli.add_config_flags(updates, (ModelConfig, LossConfig), defaults=defaults)
     cli.add_config_flags(updates, (TrainConfig,), only=_TRAINING, defaults=defaults)
     return parser

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -37,6 +39,8 @@ def test_users():
     # Two events of each user are held out.
     assert found["events_in_training"] == {"old": {"mean": 2.5, "median": 2, "p90": 2}, "new": {"mean": 5, "median": 5, "p90": 5}}
     assert user_drift(new, old)["users"]["share_new"] == 0.5
+    strange = dataclasses.replace(new, user_ids=np.array(["0\0"], object))
+    assert user_drift(old, strange)["users"]["share_new"] == 1.0  # NumPy's strings would end before the NUL
 
 
 def test_users_with_a_single_event_in_training_count(tmp_path):

@@ -203,7 +203,7 @@ def test_scaling(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_catalogue(tmp_path, in_process, monkeypatch, capsys):
     monkeypatch.setattr(catalogue, "_SECONDS", 0.05)
-    chosen = "--catalogue-sizes 150 --samplers mixed in-batch --num-negatives 8 --batch-size 32".split()
+    chosen = "--catalogue-sizes 150 --samplers mixed in-batch --num-negatives 8 --batch-size 32 --negatives mixed".split()
     arguments = ["catalogue", *TINY, *SMALL, *UNCOMPILED, *chosen, "--output-dir", str(tmp_path)]
     main(arguments)
     assert in_process == ["train", "train", "evaluate", "catalogue", "catalogue"]
@@ -367,6 +367,14 @@ def test_help_of_every_command(command, capsys):
     wanted = ["--output-dir", "--resume", "--repeats", "--json", "--no-plot", "--preset", "--hidden-size"]
     assert all(word in text for word in wanted)
     assert ("--dataset NAME|PATH" in text) == (command not in ("scaling", "catalogue"))
+
+
+@pytest.mark.parametrize("command", ["scaling", "catalogue"])
+def test_help_tells_the_defaults_of_the_simulated_data(command, capsys):
+    with pytest.raises(SystemExit):
+        make_parser().parse_args([command, "--help"])
+    text = capsys.readouterr().out
+    assert "examples a batch (default: 128)" in text and ("--next-item" in text) == (command == "scaling")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -70,6 +71,15 @@ def test_the_log_command_writes_the_simulated_days(tmp_path, capsys):
         main(["log", "--days", "4", "2", "--output", str(tmp_path / "log.csv")])
     with pytest.raises(UserError, match="--seeds should be at least 1"):
         main(["updates", "--seeds", "0"])
+
+
+def test_help_tells_the_defaults_that_are_used(capsys):
+    """Those of the preset, and of the comparison's own settings above it."""
+    with pytest.raises(SystemExit):
+        main(["updates", "--help"])
+    text = capsys.readouterr().out
+    assert "examples a batch (default: 128)" in text and "Adam's learning rate (default: 0.003)" in text
+    assert re.search(r"--num-clusters .*?\(default: 24\)", text, re.DOTALL)
 
 
 def test_the_report_weighs_days_by_their_questions():

@@ -84,6 +84,30 @@ def test_the_run_before_is_found_from_every_folder(runs, weights, tmp_path, monk
         assert measure_drift(*map(Side.load, names), same=0.9, least_share=0.0)["aligned_by"] == "warm start"
 
 
+def test_another_run_that_came_to_the_parents_place_is_no_parent(weights, tmp_path):
+    centers, vectors = weights
+    turn = np.linalg.qr(np.random.default_rng(1).normal(size=(8, 8)))[0]
+    other = CONFIG.replace(sim_seed=1)
+    write_run(tmp_path / "here" / "june-1", centers @ turn, vectors @ turn, config=other)
+    write_run(tmp_path / "there" / "june-1", centers, vectors)
+    origin = {"run": str(tmp_path / "there" / "june-1"), "place": "../june-1", "fingerprint": simulate(CONFIG.simulator).fingerprint}
+    write_run(tmp_path / "here" / "june-8", centers, vectors, origin)
+    for place, alignment in (("here", "orthogonal Procrustes over shared items"), ("there", "warm start")):
+        sides = Side.load(tmp_path / place / "june-1"), Side.load(tmp_path / "here" / "june-8")
+        assert measure_drift(*sides, same=0.9, least_share=0.0)["aligned_by"] == alignment
+
+
+def test_typical_items_are_those_that_the_model_scores_highest(weights, tmp_path):
+    """By the dot product a long vector is ahead of one that points to the centre."""
+    centers, vectors = weights
+    vectors = unit_rows(vectors)
+    vectors[0] = centers[0]
+    vectors[1] = 10 * unit_rows(centers[:1] + 0.5 * vectors[1:2])[0]
+    for score, best in (("dot", 1), ("cosine", 0)):
+        side = Side.load(write_run(tmp_path / score, centers, vectors, config=CONFIG.replace(score=score)))
+        assert side.intent(0)["items"][0] == side.catalog.ids[best]
+
+
 def test_runs_trained_apart_are_turned_onto_each_other(runs):
     found = measure_drift(Side.load(runs[0]), Side.load(runs[2]), same=0.9, least_share=0.0)
     assert "Procrustes" in found["aligned_by"] and found["shared_items_cosine"] == pytest.approx(1, abs=1e-5)

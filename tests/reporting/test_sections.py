@@ -1,12 +1,15 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from elcrec_tf.config import resolve
 from elcrec_tf.reporting.analysis import Analysis
-from elcrec_tf.reporting.breakdown import by_activity
+from elcrec_tf.reporting.breakdown import Grouping, by_activity
 from elcrec_tf.reporting.comparison import comparison_view
 from elcrec_tf.reporting.loading import Run
 from elcrec_tf.reporting.maps import UserMap
+from elcrec_tf.reporting.page import _setting
 from elcrec_tf.reporting.published import FINGERPRINTS, PUBLISHED
 from elcrec_tf.reporting.sections import activity_view, catalogue_view, charts, config_view, examples, intents_view, published_view
 from elcrec_tf.run_folder import RunFolder
@@ -49,6 +52,11 @@ def test_settings_are_compared_with_the_preset():
     assert "simulator" not in view["groups"]
     score = next(field for field in view["groups"]["model"] if field["name"] == "score")
     assert score == {"name": "score", "value": "dot", "base": "dot", "changed": False}
+
+
+def test_settings_that_differ_look_different():
+    assert _setting(1577836800.0) != _setting(1577840400.0)
+    assert [_setting(value) for value in (0.1, 3e-3, None, True, ("a", "b"))] == ["0.1", "0.003", "none", "yes", "a, b"]
 
 
 def test_a_preset_that_is_no_more_is_compared_with_the_default():
@@ -106,6 +114,14 @@ def test_intents_of_an_activity_group():
     assert [row["shares"] for row in rows] == [[0, 0], [0, 0], [1, 0], [1, 0]]
     assert [row["others"] for row in rows] == [1, 1, 0, 0]
     assert [row["perplexity"] for row in rows] == [1, 1, 1, 1]
+
+
+def test_no_other_intent_has_less_than_no_users():
+    """Shares of 1/13 and four of 3/13 add up to more than 1 in floating point."""
+    intents = np.repeat(np.arange(5), [1, 3, 3, 3, 3])[:, None]
+    everyone = Grouping(("all",), ("",), np.zeros(13, int))
+    (row,) = activity_view(dataclasses.replace(ANALYSIS, intents=intents, centers=np.eye(5)), everyone, shown=[0, 1, 2, 3, 4])
+    assert 1 - np.sum(row["shares"]) < 0.0 == row["others"]
 
 
 def test_example_users_show_history_recommendations_and_target():

@@ -492,7 +492,7 @@ def test_without_grpcio_one_line_says_what_to_install():
     )
     result = python(code)
     assert result.stdout.startswith("the client needs grpcio and protobuf")
-    assert result.stdout.endswith('; pip install "elcrec_tf[serve]"\n') and result.stdout.count("\n") == 1
+    assert result.stdout.endswith('; pip install ".[serve]" in the project\'s folder\n') and result.stdout.count("\n") == 1
 
 
 @pytest.mark.parametrize("first", ["client", "stubs"])
