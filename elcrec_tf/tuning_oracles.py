@@ -106,8 +106,17 @@ class BayesianOracle(_Durable, keras_tuner.oracles.BayesianOptimizationOracle):
 
 
 class HyperbandOracle(_Durable, keras_tuner.oracles.HyperbandOracle):
-    """Hyperband. Where a space has too few values for a bracket's first round, the round is as large as what is left of them, the later
-    ones in proportion, and halving goes on. (keras-tuner's ends the search there.)"""
+    """Hyperband. Where a space has too few values for a bracket's first round, or trials of it fail, the round is as large as what is left
+    of them, the later ones in proportion, and halving goes on. (keras-tuner's ends the search there, or promotes one trial less for each
+    that failed.)"""
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        for bracket in self._brackets:
+            statuses = [self.trials[one["id"]].status for one in bracket["rounds"][0]]
+            whole = len(statuses) >= self._get_size(bracket["bracket_num"], 0)
+            if whole and "begun" not in bracket and "FAILED" in statuses and all(status in _FINISHED for status in statuses):
+                bracket["begun"] = statuses.count("COMPLETED")
+        return super().populate_space(trial_id)
 
     def _random_trial(self, trial_id: str, bracket: dict[str, Any]) -> dict[str, Any]:
         found = super()._random_trial(trial_id, bracket)

@@ -81,10 +81,14 @@ def _run(workers: int, arguments: Sequence[str]) -> int:
     addresses = _free_addresses(workers)
     team = [_start(index, addresses, arguments) for index in range(workers)]
     failed: list[OSError] = []
+    bare = "--json" in arguments  # standard output is JSON then, of the one worker that writes
     readers = [
-        threading.Thread(target=_pass_on, args=(f"worker {index}: ", source, target, failed), daemon=True)
+        threading.Thread(target=_pass_on, args=(prefix, source, target, failed), daemon=True)
         for index, process in enumerate(team)
-        for source, target in ((process.stdout, sys.stdout), (process.stderr, sys.stderr))
+        for prefix, source, target in (
+            ("" if bare else f"worker {index}: ", process.stdout, sys.stdout),
+            (f"worker {index}: ", process.stderr, sys.stderr),
+        )
     ]
     for reader in readers:
         reader.start()

@@ -143,6 +143,19 @@ def test_a_search_whose_first_trials_all_fail_alike_stops(make, sequences, monke
     assert len(folder.trials(settings)) == 3
 
 
+def test_a_search_with_good_trials_goes_on_through_bad_ones(make, sequences, trained, monkeypatch):
+    """Also where the bad ones are the first after a resume."""
+    settings, folder = make("grid", {"num_clusters": {"choices": [2, 3, 4, 6, 8]}, "temperature": 0.2}, max_trials=1)
+    run(settings, folder, sequences)
+
+    def broken(*_, **__):
+        raise UserError("does not fit")
+
+    monkeypatch.setattr(tuning, "train_model", broken)
+    run(dataclasses.replace(settings, max_trials=None), folder, sequences)
+    assert [result.status for result in folder.trials(settings)] == ["completed"] + ["failed"] * 4
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full disk", "Ctrl-C"])
 def test_an_interrupted_trial_goes_on_however_often(make, sequences, trained, monkeypatch, error):
     settings, folder = make("grid", CHOICES, max_trials=None)
@@ -310,6 +323,23 @@ def test_hyperband_goes_on_without_the_trials_that_failed(make, sequences, train
     monkeypatch.setattr(tuning, "train_model", fails_once)
     run(settings, folder, sequences)
     assert [result.epochs for result in folder.trials(settings) if result.score is not None][-1] == 20
+
+
+def test_trials_that_failed_take_no_promotion_away(make, sequences, trained, monkeypatch):
+    """Of 12 trials of 3 epochs that all end, 4 go on to 7 and 2 of them to 20. So it is with the 10 that are left where two fail."""
+    settings, folder = make("hyperband", {"learning_rate": {"low": 1e-5, "high": 1e-1, "scale": "log"}}, max_trials=18, epochs=20)
+    train, failing = tuning.train_model, []
+
+    def fails_twice(data, config, *arguments, **options):
+        if config.train.epochs == 3 and len(failing) < 2:
+            failing.append(config)
+            raise UserError(f"training diverged with {config.train.learning_rate}")
+        return train(data, config, *arguments, **options)
+
+    monkeypatch.setattr(tuning, "train_model", fails_twice)
+    run(settings, folder, sequences)
+    done = [result for result in folder.trials(settings) if result.score is not None]
+    assert [result.epochs for result in done] == [3] * 10 + [7] * 4 + [20] * 2
 
 
 def test_what_a_search_leaves(make, sequences, trained):

@@ -64,6 +64,11 @@ def main(argv: list[str]) -> int:
         raise UserError(
             f"--with-bounds knows no drift, and these models' world has sim_drift {world.config.sim_drift:g}; leave the flag out"
         )
+    if options.with_bounds and world.config.sim_switch == 1 and not world.config.sim_noise:
+        raise UserError(
+            "--with-bounds follows the world's law, by which with sim_switch 1 and sim_noise 0 no two events in a row have one intent; a "
+            "page's clicks have: leave the flag out"
+        )
     models, width, names = _load(options)
     audience = recruit(world.config, options.users, options.seed)
     arms = assigned(audience.user_ids, f"seed {options.seed}")

@@ -43,8 +43,9 @@ class Feed:
         return items
 
     def used_up(self, users: np.ndarray) -> np.ndarray:
-        """`[n]` whether the session of each of `users` can have no further page."""
-        return self._pages[users] * self._k == self._answer.shape[1]
+        """`[n]` whether the session of each of `users` can have no further page: none of the answer is left (it may be short of items)."""
+        nothing_left = (self._used[users] | (self._answer[users] == PADDING)).all(axis=1)
+        return nothing_left | (self._pages[users] * self._k == self._answer.shape[1])
 
     def history_changed(self, users: np.ndarray) -> None:
         self._outdated[users] = True

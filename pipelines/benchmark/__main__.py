@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from elcrec_tf import cli
 from elcrec_tf.config import Config, resolve
 from elcrec_tf.errors import UserError
-from pipelines.benchmark.flags import PROGRAM, SETTINGS, make_parser
+from pipelines.benchmark.flags import PROGRAM, SETTINGS, SIMULATED, make_parser
+from pipelines.lock import locked
 
 if TYPE_CHECKING:
     from pipelines.benchmark.report import Report
@@ -33,18 +34,23 @@ def main(argv: list[str]) -> int:
     sequences = sequences_of({"synthetic": catalogue_spec(getattr(options, "items", None))}, config)
     folder = Path(options.output_dir or f"benchmarks/{options.command}-{sequences.name}")
     settings = {name: value for name, value in vars(options).items() if name in SETTINGS}
-    journal = Journal(folder / "rows.jsonl", {"command": options.command, **settings, "config": config.to_dict()}, options.resume)
-    run = Run(options, config, sequences, journal, cli.console(stderr=options.json))
-    run.console.print(sequences.description, soft_wrap=True)
-    return _report(run, folder, shlex.join([*PROGRAM.split(), *argv]))
+    settings |= {"command": options.command, "config": config.to_dict(), "data": sequences.fingerprint}
+    with locked(folder, wait=False):
+        journal = Journal(folder / "rows.jsonl", settings, options.resume)
+        run = Run(options, config, sequences, journal, cli.console(stderr=options.json))
+        run.console.print(sequences.description, soft_wrap=True)
+        return _report(run, folder, shlex.join([*PROGRAM.split(), *argv]))
 
 
 def _config(options: argparse.Namespace) -> Config:
     flags = cli.config_flags(options)
     if hasattr(options, "default_epochs"):  # it stands above a preset's and a file's: those are for training to the end
         flags.setdefault("epochs", options.default_epochs)
+        flags["snapshot_epochs"] = None  # nothing is kept, and a file's may lie beyond these epochs
         if flags["epochs"] < 2:
             raise UserError("--epochs should be at least 2: the first one traces and compiles, the others are what is measured")
+    if options.command in SIMULATED:
+        flags["dataset"] = "simulated"  # whatever a file says
     if options.command == "catalogue":
         flags["next_item"] = "sampled_softmax"  # no other loss has negatives to compare
     return resolve(options.preset, options.config, flags)

@@ -158,6 +158,7 @@ def _summary(trainings: Sequence[Training], target: float) -> dict[str, Any]:
         "first_pass_seconds": Spread.of(one.curve[0]["seconds"] for one in trainings),
         "ranking_seconds": Spread.of(seconds for one in trainings for seconds in one.ranking_seconds),
         "target_seconds": _spread_of_all([one.seconds_to(target) for one in trainings]),
+        "reached": sum(one.seconds_to(target) is not None for one in trainings),
         "best_ndcg": Spread.of(one.best for one in trainings),
         "start_seconds": Spread.of(one.start_seconds for one in trainings),
         "other_seconds_a_pass": Spread.of(one.other_seconds / len(one.curve) for one in trainings),
@@ -210,6 +211,8 @@ def _table(summary: Mapping[str, Any]) -> Table:
 def _to_target(side: Mapping[str, Any]) -> str:
     if side["target_seconds"]:
         return side["target_seconds"].text()
+    if side["reached"]:
+        return f"reached in {side['reached']} of {len(side['passes'])} repeats"
     return f"not reached in {_passes(side)} (best {side['best_ndcg'].high:.4f})"
 
 

@@ -26,7 +26,7 @@ VARIANTS = ("whole", "no-sequence", "no-intent", "no-elcm", "next-item")
 SERIES = ("users", "catalogue", "length", "intents")
 SAMPLERS = ("uniform", "log-uniform", "in-batch", "mixed")
 CATALOGUE_PARTS = ("train", "evaluate", "index")
-_SIMULATED = ("scaling", "catalogue")  # commands that make their own data, in several sizes
+SIMULATED = ("scaling", "catalogue")  # commands that make their own data, in several sizes
 _SIMULATED_DEFAULTS = {name: str(value) for name, value in PRESETS["simulated"].items()}
 PEER_ENVIRONMENT = "~/.cache/elcrec_tf/rectools-env"
 SETTINGS = (
@@ -74,11 +74,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _command(parser: argparse.ArgumentParser, name: str, about: str) -> argparse.ArgumentParser:
-    dataset = "" if name in _SIMULATED else "[--dataset NAME|PATH] "
+    dataset = "" if name in SIMULATED else "[--dataset NAME|PATH] "
     parser.usage = f"{PROGRAM} {name} {dataset}[--preset NAME] [--repeats N] [--output-dir DIR] [--resume] [--json] [options]"
     parser.description = f"Measure {about}. Every repeat is made in a process of its own."
     group = parser.add_argument_group("benchmark")
-    folder = f"{name}-simulated" if name in _SIMULATED else f"{name}-<dataset>"
+    folder = f"{name}-simulated" if name in SIMULATED else f"{name}-<dataset>"
     group.add_argument("--output-dir", metavar="DIR", help=f"where the results go (default: benchmarks/{folder})")
     group.add_argument("--resume", action="store_true", help="keep the measurements that are in the output folder, and make the others")
     _add_number(group, "--repeats", 1 if name == "peer" else 3, "how often everything is measured")

@@ -12,7 +12,7 @@ import numpy as np
 from elcrec_tf.serving import wire_pb2 as wire
 from elcrec_tf.serving.tensors import to_tensor
 
-_WIDTH = 64
+_WIDTH = 64  # of a request, at least
 _CLIENTS_A_CHANNEL = 32
 _TIMEOUT = 30.0
 
@@ -36,7 +36,8 @@ async def _load(spec: Mapping[str, Any]) -> dict[str, Any]:
 
     from elcrec_tf.serving.connection import PREDICT
 
-    payloads = [_payload(spec["model"], history) for history in spec["histories"]]
+    width = max(_WIDTH, *map(len, spec["histories"]))
+    payloads = [_payload(spec["model"], history, width) for history in spec["histories"]]
     clients = spec["clients"]
     channels = [grpc.aio.insecure_channel(spec["address"]) for _ in range(-(-clients // _CLIENTS_A_CHANNEL))]
     # Answers stay bytes: what reading them costs belongs to a client's own work.
@@ -69,9 +70,8 @@ async def _load(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {"began": began, "ended": until, "calls": calls, "errors": errors, "processor_seconds": time.process_time() - used}
 
 
-def _payload(model: str, history: Sequence[str]) -> bytes:
-    row = np.full((1, _WIDTH), b"", object)
-    latest = [raw.encode() for raw in history][-_WIDTH:]
-    row[0, _WIDTH - len(latest) :] = latest
+def _payload(model: str, history: Sequence[str], width: int) -> bytes:
+    row = np.full((1, width), b"", object)
+    row[0, width - len(history) :] = [raw.encode() for raw in history]
     spec = wire.ModelSpec(name=model, signature_name="recommend")
     return wire.PredictRequest(model_spec=spec, inputs={"history": to_tensor(row)}).SerializeToString()

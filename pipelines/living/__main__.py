@@ -8,10 +8,11 @@ import shlex
 from typing import Any
 
 from elcrec_tf import cli
-from elcrec_tf.config import resolve
+from elcrec_tf.config import Config, resolve
 from elcrec_tf.data.drifting import DriftingConfig, simulate_days
 from elcrec_tf.errors import UserError
 from pipelines.living.flags import METHODS, PRESET, PROGRAM, SETTINGS, make_parser
+from pipelines.lock import locked
 
 
 def main(argv: list[str]) -> int:
@@ -44,7 +45,6 @@ def _updates(options: argparse.Namespace, drifting: DriftingConfig, argv: list[s
             raise UserError(f"--{name.replace('_', '-')} should be at least 1. Received: {getattr(options, name)}")
     if options.every > options.days:
         raise UserError(f"--every {options.every} leaves no update in --days {options.days}")
-    from pipelines.benchmark.journal import Journal
     from pipelines.benchmark.report import check_plots
 
     if not options.no_plot:
@@ -54,6 +54,18 @@ def _updates(options: argparse.Namespace, drifting: DriftingConfig, argv: list[s
     rate = config.train.learning_rate if options.update_learning_rate is None else options.update_learning_rate
     settings["update_learning_rate"] = rate
     settings |= {"drifting": dataclasses.asdict(drifting), "config": config.to_dict()}
+    try:
+        config.replace(learning_rate=rate)
+    except UserError as error:
+        raise UserError(f"--update-learning-rate: {error}") from None
+    with locked(options.output_dir, wait=False):
+        _measure(options, drifting, config, settings, argv)
+    return 0
+
+
+def _measure(options: argparse.Namespace, drifting: DriftingConfig, config: Config, settings: dict[str, Any], argv: list[str]) -> None:
+    from pipelines.benchmark.journal import Journal
+
     journal = Journal(options.output_dir / "rows.jsonl", settings, options.resume)
     cli.import_tensorflow()
     console = cli.console()
@@ -64,6 +76,7 @@ def _updates(options: argparse.Namespace, drifting: DriftingConfig, argv: list[s
     for seed in range(drifting.world_seed, drifting.world_seed + options.seeds):
         log = simulate_days(dataclasses.replace(drifting, world_seed=seed), options.first_update + options.days + options.every)
         folder = options.output_dir / "runs" / f"seed-{seed}"
+        rate = settings["update_learning_rate"]
         world = World(log, options.first_update, folder, config, options.every, options.update_epochs, rate, console)
         journal.measure(f"seed {seed}, first model", world.measure_first)
         for day in range(options.first_update + options.every, options.first_update + options.days + 1, options.every):
@@ -71,7 +84,6 @@ def _updates(options: argparse.Namespace, drifting: DriftingConfig, argv: list[s
                 key = f"seed {seed}, day {day}, {method}"
                 rows[seed, day, method] = journal.measure(key, lambda: world.measure(method, day))  # noqa: B023 - called at once
     _report(options, rows, settings, argv, console)
-    return 0
 
 
 def _report(options: argparse.Namespace, rows: Any, settings: dict[str, Any], argv: list[str], console: Any) -> None:

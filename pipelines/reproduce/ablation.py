@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from elcrec_tf.config import Config, LossConfig
+from elcrec_tf.reporting.published import FINGERPRINTS
 from pipelines.benchmark.report import Report, Table
 from pipelines.reproduce.figures import bars, legend_below, panels, series_colors, zoom
 from pipelines.reproduce.flags import PARTS
@@ -61,7 +62,7 @@ def report(scene: Scene, variants: Sequence[Variant]) -> Report:
         found = {(one.recipe, one.name): _summary(scene, one, own) for one in own if scene.rows(one)}
         lines = [_line(f"{recipe}, {name}", summary) for (recipe, name), summary in found.items()]
         lines += [(f"{one.recipe}, {one.name}", "not run", "", "", *[""] * len(METRICS)) for one in own if not scene.rows(one)]
-        reported = ABLATION.get(subject.name, {}) if subject.published else {}
+        reported = ABLATION.get(FINGERPRINTS.get(subject.fingerprint, ""), {})
         lines += [(f"reported, {name}", decimal(total), "", "", *[""] * len(METRICS)) for name, total in reported.items()]
         columns = ("", "sum", "more than B", "p", *METRICS)
         about = "more than B by the seeds that B has too, p by a paired permutation test over users, two-sided"

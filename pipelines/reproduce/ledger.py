@@ -77,6 +77,7 @@ class Ledger:
             np.savez_compressed(temporary, test=ranks.astype(smallest))
         with locked(self.folder, wait=True):
             before = self.rows_file.read_text(encoding="utf-8") if self.rows_file.is_file() else ""
+            before += "" if before.endswith("\n") or not before else "\n"  # an editor may leave the last line without its end
             write_text(self.rows_file, before + json.dumps(row, allow_nan=False) + "\n")
         self.reload()
 

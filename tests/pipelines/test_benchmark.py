@@ -17,11 +17,13 @@ import elcrec_tf
 from elcrec_tf.errors import UserError
 from elcrec_tf.serving.server import LocalServer
 from elcrec_tf.serving.server_options import ServerOptions
-from pipelines.benchmark import catalogue, comparison, export, flags, objective, process, report, scaling, serving, worker
+from pipelines.benchmark import __main__ as command_line
+from pipelines.benchmark import catalogue, comparison, export, flags, load, objective, process, report, scaling, serving, worker
 from pipelines.benchmark.__main__ import main
 from pipelines.benchmark.flags import make_parser
 from pipelines.benchmark.journal import Journal
 from pipelines.benchmark.synthetic import zipf_sequences
+from pipelines.lock import locked
 from tests.toy import sequences_of, toy_config
 
 ROOT = Path(elcrec_tf.__file__).parents[1]
@@ -316,6 +318,8 @@ def test_time_to_target_needs_every_repeat():
     reached, missed = (comparison.Training.peer(peer_row(0.01, last)) for last in (0.06, 0.04))
     assert comparison._ratios([reached, reached], [reached, reached], 0.05)["target_seconds"].median == 1
     assert comparison._ratios([reached, reached], [reached, missed], 0.05)["target_seconds"] is None
+    texts = [comparison._to_target(comparison._summary(both, 0.05)) for both in ([reached, missed], [missed, missed])]
+    assert texts == ["reached in 1 of 2 repeats", "not reached in 2 passes (best 0.0400)"]
 
 
 def test_a_measurement_has_a_process_of_its_own():
@@ -410,6 +414,43 @@ def test_users_errors(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="pip install matplotlib"):
         main(["train"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_resume_on_data_that_changed_is_refused(tmp_path, monkeypatch):
+    row = {"epoch_seconds": [3.0, 1.0], "first_batch_seconds": 1.0, "steps_per_epoch": 10, "padding_share": 0.1, "batch_bytes": 5.0}
+    monkeypatch.setattr(process, "measure", lambda kind, **spec: row)
+    data = tmp_path / "shop.txt"
+    arguments = ["input", "--dataset", str(data), "--repeats", "1", "--k-core", "1", "--no-plot", "--output-dir", str(tmp_path / "out")]
+    data.write_text("a 1 2 3 4\nb 2 3 1 4\n")
+    main(arguments)
+    main([*arguments, "--resume"])
+    data.write_text("a 1 2 3 4\nb 2 3 4 1\n")
+    with pytest.raises(UserError, match="was measured with other settings"):
+        main([*arguments, "--resume"])
+
+
+def test_a_folder_has_one_benchmark_at_a_time(tmp_path):
+    with locked(tmp_path, wait=False), pytest.raises(UserError, match="another process is at work there"):
+        main(["input", *TINY, "--no-plot", "--output-dir", str(tmp_path)])
+
+
+def test_a_runs_file_of_settings_fits_every_command(tmp_path):
+    """It names other data than a command that simulates its own, and epochs for snapshots beyond the few that are measured."""
+    file = tmp_path / "config.json"
+    settings = {"data": {"dataset": "beauty"}, "train": {"epochs": 10, "snapshot_epochs": [0, 5, 10]}, "model": {"hidden_size": 32}}
+    file.write_text(json.dumps(settings))
+    for command in COMMANDS:
+        config = command_line._config(make_parser().parse_args([command, "--config", str(file)]))
+        assert config.data.dataset == ("simulated" if command in ("scaling", "catalogue") else "beauty")
+        assert config.model.hidden_size == 32
+
+
+def test_requests_carry_whole_histories():
+    for length, width in ((3, 64), (200, 200)):
+        request = load.wire.PredictRequest.FromString(load._payload("model", [str(one) for one in range(length)], max(64, length)))
+        shape = [one.size for one in request.inputs["history"].tensor_shape.dim]
+        assert shape == [1, width]
+        assert [one for one in request.inputs["history"].string_val if one] == [str(one).encode() for one in range(length)]
 
 
 def test_without_matplotlib_there_is_no_plot(tmp_path, monkeypatch):

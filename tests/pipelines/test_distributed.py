@@ -71,6 +71,14 @@ def test_each_worker_gets_its_place_and_all_lines_are_prefixed(stand_in, capsys)
     assert int(lives(0)[0][3]) == max(os.cpu_count() // 3, 1)
 
 
+def test_json_is_passed_on_as_it_is(stand_in, capsys):
+    install, _ = stand_in
+    install('print(json.dumps({"index": config["task"]["index"]}))\nprint("note", file=sys.stderr)')
+    assert distributed.main(["--workers", "1", "--", "--output-dir", "run", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {"index": 0} and printed.err == "worker 0: note\n"
+
+
 def test_a_failing_worker_ends_the_others_and_gives_the_exit_status(stand_in):
     install, lives = stand_in
     install("time.sleep(0.5 if index else 60)\nsys.exit(3)")

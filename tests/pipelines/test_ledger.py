@@ -159,6 +159,14 @@ def test_ranks_that_are_missing_or_of_another_run_are_errors(ledger):
         ledger.ranks(row)
 
 
+def test_a_last_line_without_its_end_stays_a_line_of_its_own(ledger):
+    """Some editors leave it so."""
+    add(ledger, job_of())
+    ledger.rows_file.write_text(ledger.rows_file.read_text().rstrip("\n"))
+    add(ledger, job_of(seed=1))
+    assert ledger.find(job_of()) and ledger.find(job_of(seed=1))
+
+
 def test_two_processes_lose_no_row(ledger):
     """Each has read the file before the other has added to it."""
     other = Ledger(ledger.folder)

@@ -17,6 +17,7 @@ from pipelines.living.__main__ import main
 from pipelines.living.methods import World
 from pipelines.living.questions import Questions
 from pipelines.living.report import make_report
+from pipelines.lock import locked
 from tests.toy import toy_model
 
 SMALL = ["--users", "60", "--items", "40", "--intents", "4", "--activity", "1", "--turnover-days", "3"]
@@ -80,6 +81,18 @@ def test_help_tells_the_defaults_that_are_used(capsys):
     text = capsys.readouterr().out
     assert "examples a batch (default: 128)" in text and "Adam's learning rate (default: 0.003)" in text
     assert re.search(r"--num-clusters .*?\(default: 24\)", text, re.DOTALL)
+
+
+@pytest.mark.parametrize("rate", ["0", "-1", "nan", "inf"])
+def test_a_wrong_learning_rate_of_updates_ends_before_the_work(tmp_path, rate):
+    with pytest.raises(UserError, match="--update-learning-rate: train.learning_rate should be"):
+        main(["updates", *SMALL, f"--update-learning-rate={rate}", "--output-dir", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_has_one_comparison_at_a_time(tmp_path):
+    with locked(tmp_path, wait=False), pytest.raises(UserError, match="another process is at work there"):
+        main(["updates", *SMALL, "--no-plot", "--output-dir", str(tmp_path)])
 
 
 def test_the_report_weighs_days_by_their_questions():

@@ -174,6 +174,12 @@ def test_another_file_of_a_published_name_has_no_published_numbers_beside_it(fak
     assert "reported" not in (results / "comparison.md").read_text()
 
 
+def test_reported_sums_are_those_of_the_content_whatever_the_name(beauty, faked, places, results, tmp_path):
+    (tmp_path / "toys.txt").write_bytes(beauty.read_bytes())
+    main(["ablation", "--datasets", str(tmp_path / "toys.txt"), "--recipes", "default", "--seeds", "1", "--parts", "B", *places])
+    assert read(results, "ablation")["toys"]["reported"]["B"] == 0.2390
+
+
 def test_ablation_switches_parts_off(beauty, faked, places, results):
     main(["ablation", "--datasets", str(beauty), "--recipes", "default", "--seeds", "2", *places])
     weights = [(one.sequence_weight, one.intent_weight, one.cluster_weight) for one in (job.config.loss for job in faked[:4])]

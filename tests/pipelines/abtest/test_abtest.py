@@ -77,6 +77,12 @@ def test_a_world_with_drift_has_no_oracle(tmp_path):
         run(folder, folder, "--with-bounds")
 
 
+def test_a_world_whose_law_no_page_can_follow_has_no_oracle(tmp_path):
+    folder = str(write_export(tmp_path / "restless", config(sim_switch=1.0, sim_noise=0.0)))
+    with pytest.raises(UserError, match="--with-bounds follows the world's law.*leave the flag out"):
+        run(folder, folder, "--with-bounds")
+
+
 @pytest.mark.parametrize("flag", [("--users", "99"), ("--users", "1.5"), ("--k", "0"), ("--detect", "0"), ("--seed", "-1"), ("--k", "x")])
 def test_flags_out_of_bounds(flag, capsys):
     with pytest.raises(SystemExit):

@@ -50,5 +50,9 @@ def test_a_session_shows_nothing_twice_and_the_next_one_starts_anew():
 
 def test_where_nothing_is_left_a_page_has_gaps():
     feed = Feed([Recorder(items=3)], np.array([0]), k=2, most_pages=3)
-    pages = [feed.next_page(np.array([0]), [[]]).tolist() for _ in range(3)]
+    user, pages, ends = np.array([0]), [], []
+    for _ in range(3):
+        pages.append(feed.next_page(user, [[]]).tolist())
+        ends.append(bool(feed.used_up(user)[0]))
     assert pages == [[[1, 2]], [[3, 0]], [[0, 0]]]
+    assert ends == [False, True, True]  # nobody looks at a page with nothing on it
