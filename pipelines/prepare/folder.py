@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import json
 import os
 import shutil
@@ -50,7 +51,7 @@ def partial_folder(output: Path, overwrite: bool) -> Iterator[Path]:
     pattern = f".{output.name}.partial-"
     _put_back(output, pattern)
     check_output(output, overwrite)
-    for left in output.parent.glob(f"{pattern}*"):
+    for left in output.parent.glob(f"{glob.escape(pattern)}*"):
         with _locked(left) as free:
             if free:
                 shutil.rmtree(left, ignore_errors=True)
@@ -68,7 +69,7 @@ def partial_folder(output: Path, overwrite: bool) -> Iterator[Path]:
 
 
 def _put_back(output: Path, pattern: str) -> None:
-    for old in output.parent.glob(f"{pattern}*{_OLD}"):
+    for old in output.parent.glob(f"{glob.escape(pattern)}*{_OLD}"):
         partial = old.with_name(old.name.removesuffix(_OLD))
         if output.exists() or not partial.exists():  # that run was killed while it removed the old one
             continue

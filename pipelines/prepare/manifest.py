@@ -35,7 +35,7 @@ def write_manifest(
     Args:
         folder: with the shards, the catalogue and the rejects.
         options: what was asked for.
-        times: form and unit of the log's times, and the newest one that is kept.
+        times: form and unit of the log's times, and the newest one, be it of an event that was cut off a user's history.
         rejected: reason -> rows that were no events.
         dropped: reason -> events that were left out.
         shards: what `ShardWriter` says of each shard.
@@ -47,6 +47,8 @@ def write_manifest(
     for shard in entries:
         lengths.update({int(length): users for length, users in shard.pop("lengths").items()})
         training.update({int(length): users for length, users in shard.pop("training_lengths").items()})
+    if after_test := sum(shard.pop("after_test") for shard in entries):
+        dropped = {**dropped, "after a user's first event of the test part": after_test}
     if cut := sum(shard.pop("cut") for shard in entries):
         dropped = {**dropped, f"beyond a user's latest {options.max_events}": cut}
     if all_rejected := sum(rejected.values()):

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from elcrec_tf.data.shards import BY_TIME, LEAVE_ONE_OUT
 from elcrec_tf.errors import UserError
 
 FORMATS = ("csv", "parquet", "jsonl")
+
+
+def local_path(path: str) -> str:
+    """An absolute path as Spark reads it, whatever its letters and Spark's own file system."""
+    return f"file://{without_glob(path)}"
+
+
+def without_glob(path: str) -> str:
+    """A path in which Spark takes no letter for a glob's."""
+    return re.sub(r"[\[\]{}*?\\]", r"\\\g<0>", path)
 
 
 @dataclass(frozen=True)
@@ -27,6 +38,7 @@ class PrepareOptions:
         shards: number of shards.
         catalog: an earlier output, or its catalog.parquet, whose items keep their indices.
         overwrite: replace a data set that is there.
+        files: absolute paths of local files to read alone, out of all that `input` names; none for all of them.
     """
 
     input: str
@@ -42,6 +54,7 @@ class PrepareOptions:
     shards: int = 16
     catalog: str | None = None
     overwrite: bool = False
+    files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(set(self.columns)) < 3:
@@ -56,6 +69,11 @@ class PrepareOptions:
             raise UserError(
                 f"{self.output}: should be a folder that all workers see, such as a network drive; training reads it from there"
             )
+
+    @property
+    def paths(self) -> list[str]:
+        """What Spark is to read."""
+        return [local_path(file) for file in self.files] or [self.input]
 
     @property
     def fewest_events(self) -> int:

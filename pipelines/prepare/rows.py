@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -56,6 +57,22 @@ def clean_batches(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]
     return map(clean, batches)
 
 
+@dataclass(frozen=True)
+class CleanNanoseconds:
+    """The same for times that Spark gives as whole numbers: timestamps in nanoseconds since 1970, for which it has no type.
+
+    Attributes:
+        zone: their time zone, if they have one.
+    """
+
+    zone: str | None
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            times = batch["time"].cast(pa.timestamp("ns", self.zone))
+            yield clean(batch.set_column(batch.schema.get_field_index("time"), "time", times))
+
+
 class CleanJson:
     """The same for lines of JSON: batches with the columns `line` (binary) and `file`.
 
@@ -83,6 +100,16 @@ class CleanJson:
         names = ("user", "item", "time", "malformed")
         arrays = [pa.array([row[index] for row in rows], pa.string()) for index in range(len(names))]
         return pa.RecordBatch.from_arrays([*arrays, batch["file"]], names=[*names, "file"])
+
+
+def first_lines(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Of lines (`line` and `file`) the first one of each file, as Spark's `mapInArrow` takes it."""
+    seen: set[str] = set()
+    for batch in batches:
+        for file in batch["file"].unique().to_pylist():
+            if file not in seen:
+                seen.add(file)
+                yield batch.slice(pc.index(batch["file"], file).as_py(), 1)
 
 
 def _json_value(value: object) -> str | None:

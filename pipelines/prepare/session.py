@@ -25,7 +25,7 @@ _SETTINGS = {
     "spark.sql.session.timeZone": "UTC",
     # Batches of this size keep Python's part of a task small.
     "spark.sql.execution.arrow.maxRecordsPerBatch": "20000",
-    "spark.sql.legacy.parquet.nanosAsLong": "true",  # as pyarrow counts them: in their own unit
+    "spark.sql.legacy.parquet.nanosAsLong": "true",  # else they cannot be read; see `events`
     "spark.sql.csv.parser.columnPruning.enabled": "false",  # else a row of too few or too many values passes unseen
     # A task may lose its executor more than once.
     "spark.task.maxFailures": "8",
@@ -78,7 +78,7 @@ def spark_session(master: str, memory: str, scratch: str | None = None, partitio
 def check_spark() -> None:
     """Raise `UserError` without PySpark or Java."""
     if find_spec("pyspark") is None:
-        raise UserError("preparing needs PySpark: pip install 'elcrec_tf[scale]', or pip install pyspark google-crc32c 'pandas<3'")
+        raise UserError("preparing needs PySpark: pip install '.[scale]', or pip install pyspark google-crc32c 'pandas<3'")
     java_home = os.environ.get("JAVA_HOME")
     if shutil.which("java") is None and not (java_home and (Path(java_home) / "bin" / "java").is_file()):
         raise UserError("preparing needs Java 17 or newer: install it, or set JAVA_HOME")

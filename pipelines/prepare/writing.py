@@ -23,6 +23,7 @@ RESULT_SCHEMA = "shard string, item int, events bigint"
 """What `ShardWriter` gives: a row a shard (JSON), and rows with an item's events in the training part of one task."""
 
 _COUNTED_AT_ONCE = 1 << 14  # users
+_TEST = 2  # the part
 
 
 @dataclass
@@ -38,11 +39,12 @@ class Shard:
     validation_users: int = 0
     test_users: int = 0
     cut: int = 0
+    after_test: int = 0
     lengths: Counter[int] = field(default_factory=Counter)
     training_lengths: Counter[int] = field(default_factory=Counter)
 
-    def add(self, events: int, positions: list[int], cut: int) -> None:
-        """Count a user with so many events; see `positions_of`."""
+    def add(self, events: int, positions: list[int], cut: int, after_test: int) -> None:
+        """Count a user with so many events, and those that were left out as `User` says; see `positions_by_time`."""
         training, validation, test = positions
         self.users += 1
         self.events += events
@@ -50,6 +52,7 @@ class Shard:
         self.validation_users += validation > 0
         self.test_users += test > 0
         self.cut += cut
+        self.after_test += after_test
         self.lengths[events] += 1
         self.training_lengths[training] += 1
 
@@ -59,15 +62,15 @@ class ShardWriter:
     """Writes the shards of one task, for `mapInArrow`.
 
     Its input is sorted: shard by shard, user by user, a user's events by time. It has the columns `shard`, `user`, `index` (of the item)
-    and `part` (0 training, 1 validation, 2 test; used where `by_time`). In memory are one user's events (the latest `max_events` where
-    that is set) and a count an item.
+    and `part` (0 training, 1 validation, 2 test under a split by time; else 0). In memory are one user's events (the latest `max_events`
+    where that is set) and a count an item.
 
     Attributes:
         folder: where the shards go.
         shards: how many there are, for their names.
         num_items: size of the catalogue.
         by_time: whether a split by time is stored; else it is leave-one-out.
-        max_events: events kept of a user.
+        max_events: events kept of a user, of those up to the first one of the test part.
     """
 
     folder: str
@@ -93,7 +96,7 @@ class ShardWriter:
                 items, parts = user.events()
                 positions = positions_by_time(parts) if self.by_time else [max(len(items) - 2, 0), len(items) - 2, len(items) - 1]
                 writer.write(encode_example(user.name, items.tolist(), positions if self.by_time else None))
-                shard.add(len(items), positions, user.seen - len(items))
+                shard.add(len(items), positions, user.seen - len(items), user.after_test)
                 waiting.append(items[: positions[0]])
                 if len(waiting) == _COUNTED_AT_ONCE:
                     _count(counts, waiting)
@@ -120,20 +123,27 @@ class ShardWriter:
 
 
 class User:
-    """One user's events as they come, the latest `most` of them if that is not None.
+    """One user's events as they come, up to the first one of the test part, the latest `most` of these if that is not None.
 
     Attributes:
         shard, name: the user's shard and raw id.
-        seen: events that came.
+        seen: events that came, up to that one.
+        after_test: events that came after it. Nothing is trained on them nor asked about them.
     """
 
     def __init__(self, shard: int, name: str, most: int | None) -> None:
-        self.shard, self.name, self.most, self.seen = shard, name, most, 0
+        self.shard, self.name, self.most, self.seen, self.after_test = shard, name, most, 0, 0
         self._pieces: list[np.ndarray] = []
         self._held = 0
+        self._tested = False
 
     def add(self, events: np.ndarray) -> None:
         """Add `[2, n]` items and parts, oldest first."""
+        tests = int(np.sum(events[1] == _TEST))  # at the end
+        late = tests if self._tested else max(tests - 1, 0)
+        self._tested = self._tested or tests > 0
+        self.after_test += late
+        events = events[:, : events.shape[1] - late]
         self.seen += events.shape[1]
         self._held += events.shape[1]
         self._pieces.append(events)

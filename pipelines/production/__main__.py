@@ -76,7 +76,8 @@ def _run(arguments: argparse.Namespace, work: WorkFolder, command: str) -> int:
             return _do(job, console)
         except BaseException as error:
             same = "the same command without --new-run" if arguments.new_run else "the same command"
-            console.print(f"stopped: {error or type(error).__name__}; {same} goes on from here", soft_wrap=True)
+            why = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
+            console.print(f"stopped: {why}; {same} goes on from here", soft_wrap=True)
             raise
 
 

@@ -43,7 +43,12 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("--warm-start", metavar="RUN_DIR", help="run to go on from while this work folder has published none")
     train.add_argument("--from-scratch", action="store_true", help="train from nothing, with --epochs")
     train.add_argument("--preset", choices=PRESETS, help="settings of a training from nothing (default: default)")
-    train.add_argument("--config", metavar="FILE.json", help="settings from a file; of its data what is no default (rows are not filtered)")
+    train.add_argument(
+        "--config",
+        metavar="FILE.json",
+        help="settings from a file; of its data group only the columns, k_core, repeated_rows and item_metadata count, where they are no "
+        "default, and a filter in it is refused",
+    )
     cli.add_config_flags(parser, (ModelConfig, LossConfig, ScheduleConfig, AugmentConfig))
     cli.add_config_flags(parser, (TrainConfig,), [one.name for one in dataclasses.fields(TrainConfig) if one.name not in _NOT_HERE])
     return parser

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -52,7 +53,7 @@ class Check:
     Attributes:
         name: what is looked at.
         value: what was found; None where that is no number.
-        bound: `at least` or `at most`.
+        bound: `at least`, `more than` or `at most`.
         limit: what is allowed.
         passed: whether the value keeps within it. What is no number does not.
         note: the numbers that the value was made of.
@@ -70,6 +71,10 @@ def at_least(name: str, value: float | None, limit: float, note: str = "") -> Ch
     return _check(name, value, "at least", limit, note)
 
 
+def more_than(name: str, value: float | None, limit: float, note: str = "") -> Check:
+    return _check(name, value, "more than", limit, note)
+
+
 def at_most(name: str, value: float | None, limit: float, note: str = "") -> Check:
     return _check(name, value, "at most", limit, note)
 
@@ -77,8 +82,10 @@ def at_most(name: str, value: float | None, limit: float, note: str = "") -> Che
 def _check(name: str, value: float | None, bound: str, limit: float, note: str) -> Check:
     if value is None or not math.isfinite(value):
         return Check(name, None, bound, float(limit), False, note)
-    passed = value >= limit if bound == "at least" else value <= limit
-    return Check(name, float(value), bound, float(limit), bool(passed), note)
+    return Check(name, float(value), bound, float(limit), bool(_KEEPS[bound](value, limit)), note)
+
+
+_KEEPS: dict[str, Callable[[float, float], bool]] = {"at least": operator.ge, "more than": operator.gt, "at most": operator.le}
 
 
 def verdict(checks: Sequence[Check]) -> dict[str, Any]:
@@ -139,7 +146,7 @@ def model_checks(found: Mapping[str, Any], metric: str, limits: Limits) -> list[
     """
     new, popular = found["new"][metric], found["popularity"][metric]
     name = f"model: validation {metric}"
-    checks = [at_least(f"{name} against popularity, relative", relative(new, popular), 0.0, f"{new:.4f} against {popular:.4f}")]
+    checks = [more_than(f"{name} against popularity, relative", relative(new, popular), 0.0, f"{new:.4f} against {popular:.4f}")]
     if limits.min_metric is not None:
         checks.append(at_least(name, new, limits.min_metric))
     if found["serving"] is not None:

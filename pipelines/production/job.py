@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from elcrec_tf.serving.recommender import Recommender
 
 
+SERVING = "serving"
+"""Key in a run's state of the version that is served when the run's own begins to take its place."""
+
+
 @dataclass(frozen=True)
 class Job:
     """A run and all that its steps need to know.
@@ -65,9 +69,9 @@ class Job:
         """The steps in their order. The data is checked before anything is trained on it; the export stands aside until the gate."""
         at = self.run.path
         config = self.config.to_dict()
-        serving = None if self.serving is None else [str(self.serving), _written(self.serving)]
-        # What is published cannot be taken back: the clock is not asked again.
+        # What is published cannot be taken back: the clock is not asked again, and the version that was served may be gone.
         published = self.model.is_dir() and version_of(self.model, self.run.id) is not None
+        serving = self.run.state[SERVING] if published and SERVING in self.run.state else self._serves()
         last = self.last.result("prepare") if self.last else None
         prepare_settings = {"inputs": self.run.state["inputs"], **self.preparation.settings(), "earlier": str(self._earlier)}
         check = {**self.limits.of(*DATA_LIMITS), "last": last, "serving": serving}
@@ -85,6 +89,10 @@ class Job:
     @staticmethod
     def _with(work: Callable[[Results, Console], dict[str, Any]], console: Console) -> Callable[[Results], dict[str, Any]]:
         return lambda results: work(results, console)
+
+    def _serves(self) -> list[Any] | None:
+        """What tells the version that is served from others, ready for JSON."""
+        return None if self.serving is None else [str(self.serving), _written(self.serving)]
 
     @property
     def training(self) -> RunFolder:
@@ -176,6 +184,9 @@ class Job:
         return verdict(checks)
 
     def _publish(self, results: Results, console: Console) -> dict[str, Any]:
+        if version_of(self.model, self.run.id) is None:
+            self.run.state[SERVING] = self._serves()
+            self.run.save()
         version = publish(Path(results["export"]["export"]), self.model, self.run.id, self.keep)
         return {"version": int(version.name), "path": str(version)}
 

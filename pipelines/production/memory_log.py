@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import gzip
 import io
 import json
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from elcrec_tf.data.tables import csv_records
 from elcrec_tf.errors import UserError
 from elcrec_tf.files import atomic_path
 from pipelines.prepare.rows import FAMILIES, FRACTION, NAIVE_US, ZONED_US, CleanJson, clean
@@ -25,6 +26,7 @@ from pipelines.prepare.rows import FAMILIES, FRACTION, NAIVE_US, ZONED_US, Clean
 _ROLES = ("user", "item", "time")
 _BATCH = 100_000
 _BLOCK_BYTES = 8 << 20
+_UNREADABLE = (OSError, EOFError, zlib.error)  # the last two of gzip files that are cut off or damaged
 # A value: in quotes that close, or without one at its beginning. Nothing is matched in two ways, so no line takes long.
 _VALUE = r'(?:"[^"]*+(?:""[^"]*+)*+"|(?!"))[^,]*+'
 _CLOSED = re.compile(f"{_VALUE}(?:,{_VALUE})*+")
@@ -104,27 +106,44 @@ def _csv(path: Path, columns: tuple[str, str, str]) -> Iterator[pa.RecordBatch]:
         return "skip"
 
     try:
-        if not path.stat().st_size:
-            return
-        _, header = next(csv_records(path), (1, []))
-        _check_columns(path, header, columns)
+        with _opened(path) as file:
+            if not file.read(1):
+                return
+        _check_columns(path, _header(path), columns)
         # Arrow shows a malformed row as text, and fails where that is no UTF-8. As Latin-1 every byte is a letter (see `_restored`).
         encoding = "utf-8" if _is_utf8(path) else "latin-1"
         names = [name.encode().decode(encoding) for name in columns]
         bad += (_restored(line, "latin-1") for line in _open_lines(path))
-        table = pyarrow.csv.read_csv(
-            _closed_lines(path) if bad else _without_mark(path),
-            read_options=pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES, encoding=encoding),
-            parse_options=pyarrow.csv.ParseOptions(invalid_row_handler=skip),
-            # Bytes first: a value that is not UTF-8 costs its row, not the file.
-            convert_options=pyarrow.csv.ConvertOptions(include_columns=list(names), column_types=dict.fromkeys(names, pa.binary())),
-        )
-    except (pa.ArrowException, OSError) as error:
+        with _closed_lines(path) if bad else _without_mark(path) as content:
+            table = pyarrow.csv.read_csv(
+                content,
+                read_options=pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES, encoding=encoding),
+                parse_options=pyarrow.csv.ParseOptions(invalid_row_handler=skip),
+                # Bytes first: a value that is not UTF-8 costs its row, not the file.
+                convert_options=pyarrow.csv.ConvertOptions(include_columns=list(names), column_types=dict.fromkeys(names, pa.binary())),
+            )
+    except (pa.ArrowException, *_UNREADABLE) as error:
         raise UserError(f"{path}: is not a readable CSV file ({_first_line(error)})") from None
     for batch in table.to_batches(_BATCH):
         yield _cleaned(path, [_text(column, encoding) for column in batch.columns], None)
     if bad:
         yield _cleaned(path, [pa.nulls(len(bad), pa.string())] * 3, bad)
+
+
+def _opened(path: Path) -> BinaryIO:
+    """A file, unpacked where it is gzip's."""
+    with path.open("rb") as file:
+        is_gzip = file.read(2) == b"\x1f\x8b"
+    return cast(BinaryIO, gzip.open(path) if is_gzip else path.open("rb"))
+
+
+def _header(path: Path) -> list[str]:
+    """The first record that is not blank."""
+    with io.TextIOWrapper(_opened(path), encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        try:
+            return next((record for record in csv.reader(file) if record), [])
+        except csv.Error:  # no CSV at all
+            return []
 
 
 def _open_lines(path: Path) -> list[str]:
@@ -138,7 +157,7 @@ def _open_lines(path: Path) -> list[str]:
 
 
 def _has_quotes(path: Path) -> bool:
-    with path.open("rb") as file:
+    with _opened(path) as file:
         return any(b'"' in block for block in iter(lambda: file.read(_BLOCK_BYTES), b""))
 
 
@@ -171,9 +190,9 @@ def _restored(text: str, encoding: str) -> str:
     return text if encoding == "utf-8" else text.encode(encoding).decode(errors="replace")
 
 
-def _without_mark(path: Path) -> pa.NativeFile:
+def _without_mark(path: Path) -> BinaryIO:
     """A file behind its byte order mark, which Arrow would take for a part of the first column's name."""
-    file = pa.OSFile(str(path))
+    file = _opened(path)
     if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
         file.seek(0)
     return file
@@ -182,7 +201,7 @@ def _without_mark(path: Path) -> pa.NativeFile:
 def _is_utf8(path: Path) -> bool:
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
-        with path.open("rb") as file:
+        with _opened(path) as file:
             while block := file.read(_BLOCK_BYTES):
                 decoder.decode(block)
         decoder.decode(b"", final=True)
@@ -203,9 +222,10 @@ def _parquet(path: Path, columns: tuple[str, str, str]) -> Iterator[pa.RecordBat
 
 def _jsonl(path: Path, columns: tuple[str, str, str]) -> Iterator[pa.RecordBatch]:
     try:
-        lines = [line for line in path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines() if line.strip()]
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        with _without_mark(path) as file:
+            lines = [line for line in file.read().splitlines() if line.strip()]
+    except _UNREADABLE as error:
+        raise UserError(f"{path}: cannot be read ({_first_line(error)})") from None
     for start in range(0, len(lines), _BATCH):
         part = lines[start : start + _BATCH]
         batch = pa.RecordBatch.from_pydict({"line": pa.array(part, pa.binary()), "file": [path.name] * len(part)})

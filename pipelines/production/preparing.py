@@ -83,7 +83,7 @@ def log_format(files: list[Path], wanted: str | None) -> str:
     """The one format of all files, by their endings unless it is given. Raises `UserError` where it is not clear."""
     if wanted is not None:
         return wanted
-    found = {FORMATS.get(file.suffix.lower()) for file in files}
+    found = {FORMATS.get(Path(file.name.lower().removesuffix(".gz")).suffix) for file in files}
     if len(found) != 1 or not found <= set(_KINDS):
         raise UserError(f"--input: the endings of {files[0]} and the others name no single format; give --format {'|'.join(_KINDS)}")
     return str(found.pop())
@@ -112,7 +112,7 @@ def prepare(
     if preparation.engine == MEMORY:
         found = clean_log(files, preparation.form, preparation.columns, output, output.parent / REJECTS)
     else:
-        found = _on_spark(preparation, output, earlier, console)
+        found = _on_spark(preparation, files, output, earlier, console)
     sequences = load_dataset(config)
     console.print(f"{found['rows']:,} rows, {sum(found['rejected'].values()):,} of them no events; {sequences.description}")
     seconds = since_1970(found["newest"], found.pop("unit"))
@@ -120,19 +120,18 @@ def prepare(
     return {**found, "newest_seconds": seconds, **size, "fingerprint": sequences.fingerprint}
 
 
-def _on_spark(preparation: Preparation, output: Path, earlier: Path | None, console: Console) -> dict[str, Any]:
+def _on_spark(preparation: Preparation, files: list[Path], output: Path, earlier: Path | None, console: Console) -> dict[str, Any]:
     from pipelines.prepare.session import spark_session
 
-    source = str(expanded(preparation.source))
-    if Path(source).exists() and set(source) & set("[]{}*?"):
-        raise UserError(f"--input {source}: Spark takes such letters for a glob; rename it, or give --prepare {MEMORY}")
     with spark_session(preparation.master, preparation.memory) as spark:
         from pipelines.prepare.job import prepare as prepare_on_spark
         from pipelines.prepare.options import PrepareOptions
 
         own = {name: getattr(preparation, name) for name in ("columns", "k_core", "repeated_rows")}
+        # One by one: Spark would also read files in folders that a glob names, whose content no run knows.
+        own["files"] = tuple(str(file.absolute()) for file in files)
         catalog = None if earlier is None else str(earlier)
-        options = PrepareOptions(source, preparation.form, str(output), catalog=catalog, overwrite=output.exists(), **own)
+        options = PrepareOptions(preparation.source, preparation.form, str(output), catalog=catalog, overwrite=output.exists(), **own)
         manifest = prepare_on_spark(spark, options, console)
     rejected: Mapping[str, int] = (manifest["rejects"] or {}).get("reasons", {})
     rows = manifest["events"] + sum(manifest["dropped"].values())

@@ -160,21 +160,23 @@ def test_an_extended_catalogue_keeps_the_indices_of_old_items(prepared, tmp_path
 
 def test_a_split_by_time_and_the_latest_events(prepared, tmp_path):
     path = write_csv(tmp_path / "log.csv", log())
-    whole = histories_of(prepared(path, k_core=2, name="whole"))
     shards = prepared(path, k_core=2, split="time", validation_from="20", test_from="30", max_events=4, name="time")
-    cut = {user: items[-4:] for user, items in whole.items()}
-    found = histories_of(shards)
-    assert {user: items for user, items in found.items() if user in cut} == cut  # users with two events are kept here too
-    times = {}
+    times, late, users, events = {}, 0, 0, 0
     for user, item, time in set(log()):
         times.setdefault(user, []).append((int(time), item))
     for user in users_of(shards, shards.files()).as_numpy_iterator():
         raw, positions = user["user"].decode(), user["positions"].tolist()
-        kept = [time for time, item in sorted(times[raw]) if item in set(shards.catalog.ids)][-4:]
-        assert len(kept) == len(user["items"])
+        every = [(time, item) for time, item in sorted(times[raw]) if item in set(shards.catalog.ids)]
+        tested = [place for place, (time, _) in enumerate(every) if time >= 30]
+        wanted = every[: tested[0] + 1] if tested else every
+        late, users, events = late + len(every) - len(wanted), users + 1, events + len(wanted[-4:])
+        kept = [time for time, _ in wanted[-4:]]
+        assert shards.catalog.raw(user["items"]) == [item for _, item in wanted[-4:]]
         assert positions[0] == sum(time < 20 for time in kept)
         targets = [next((place for place, time in enumerate(kept) if low <= time < high), -1) for low, high in ((20, 30), (30, 99))]
         assert positions[1:] == [place if place > 0 else -1 for place in targets]
+    assert (shards.num_users, shards.num_events) == (users, events) and late > 0
+    assert shards.dropped["after a user's first event of the test part"] == late
     with pytest.raises(UserError, match="--validation-from 2024-05-31 is not of the form"):
         prepared(path, split="time", validation_from="2024-05-31", test_from="30", name="wrong")
     assert not (tmp_path / "wrong").exists()
@@ -205,5 +207,60 @@ def test_another_header_is_an_error(prepared, tmp_path):
     folder.mkdir()
     write_csv(folder / "a.csv", log())
     write_csv(folder / "b.csv", log(), names=("item", "user", "timestamp"))
-    with pytest.raises(UserError, match="(?i)header"):
+    with pytest.raises(UserError, match="logs/b.csv: its header names the columns 'item', 'user', .* that of /.*/a.csv 'user', 'item'"):
         prepared(folder)
+
+
+def test_columns_without_a_name_and_of_one_name_are_no_fault_where_they_are_not_wanted(prepared, tmp_path):
+    """Such as the index that pandas writes."""
+    rows = log()
+    path = write_csv(
+        tmp_path / "log.csv",
+        [(number, user, "x", item, "", time) for number, (user, item, time) in enumerate(rows)],
+        names=("", "user", "note", "item", "note", "timestamp"),
+    )
+    found = histories_of(prepared(path))
+    assert found == histories_of(prepared(write_csv(tmp_path / "plain.csv", rows), name="plain"))
+    write_csv(path, [(number, *row) for number, row in enumerate(rows)], names=("User", *NAMES))
+    assert histories_of(prepared(path, overwrite=True)) == found
+    write_csv(path, [], names=("user", *NAMES))
+    with pytest.raises(UserError, match="log.csv: has 2 columns named 'user'; rename all but one"):
+        prepared(path, name="double")
+
+
+def test_parquet_files_whose_times_have_other_units_are_put_in_order(prepared, tmp_path):
+    """As they are on one machine; Spark reads all files as it reads the first one, whatever their units."""
+    (tmp_path / "logs").mkdir()
+    for name, time, unit in (("a", "2024-04-01", "ns"), ("b", "2024-01-01", "us"), ("c", "2024-05-01", "ms"), ("d", "2024-06-01", "ns")):
+        times = pa.array(np.array([time] * 2, "datetime64[s]")).cast(pa.timestamp(unit))
+        # A whole number for an id is no other id than its text.
+        items = pa.array([ord(name)] * 2) if name == "b" else pa.array([str(ord(name))] * 2)
+        pq.write_table(pa.table({"user": ["u", "v"], "item": items, "timestamp": times}), tmp_path / "logs" / f"{name}.parquet")
+    shards = prepared(tmp_path / "logs", "parquet", k_core=1)
+    assert histories_of(shards) == dict.fromkeys("uv", ["98", "97", "99", "100"])
+    assert shards.manifest["times"] == {
+        "form": "dates without a time zone",
+        "unit": "microseconds since 1970",
+        "newest": int(np.datetime64("2024-06-01", "us").astype(int)),
+    }
+    only = {"k_core": 1, "split": "time", "validation_from": "2024-05-01", "test_from": "2024-06-01", "name": "time"}
+    times = prepared(tmp_path / "logs" / "[ad].parquet", "parquet", **only).manifest["times"]
+    assert (times["form"], times["unit"]) == ("dates without a time zone", "nanoseconds since 1970")
+    pq.write_table(pa.table({"user": ["u"], "timestamp": [1]}), tmp_path / "logs" / "e [1].parquet")
+    with pytest.raises(UserError, match=r"^/.*/logs/e \[1\].parquet: has no column 'item'; its columns are 'user', 'timest"):
+        prepared(tmp_path / "logs", "parquet", name="other")
+
+
+def test_folders_and_files_may_have_any_letters(prepared, tmp_path):
+    """Of a glob, of an address, and blanks; and of all that a folder holds, the files that are named are read."""
+    expected = histories_of(prepared(write_csv(tmp_path / "log.csv", log()), name="plain"))
+    folder = tmp_path / "my [data] 100%25"
+    (folder / "archive").mkdir(parents=True)
+    write_csv(folder / "archive" / "old.csv", log(1))
+    path = write_csv(folder / "{a} *.csv", log())
+    assert histories_of(prepared(folder / "*", files=(str(path),), name="my [data] 100%25/out 1")) == expected
+    assert sorted(one.name for one in folder.iterdir()) == ["archive", "out 1", "{a} *.csv"]
+    columns = dict(zip(NAMES, zip(*log(), strict=True), strict=True))
+    pq.write_table(pa.table({**columns, "timestamp": pa.array(map(int, columns["timestamp"]))}), folder / "a [1].parquet")
+    found = prepared(folder / "*.parquet", "parquet", files=(str(folder / "a [1].parquet"),), name="parquet")
+    assert histories_of(found) == expected

@@ -5,13 +5,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from elcrec_tf.data.sequences import Sequences
 from elcrec_tf.data.shards import FORMAT
 from elcrec_tf.errors import UserError
 from pipelines.prepare.folder import check_output, partial_folder
 from pipelines.prepare.options import PrepareOptions
 from pipelines.prepare.statistics import activity, popularity
 from pipelines.prepare.writing import RejectWriter, ShardWriter, User, positions_by_time
-from tests.prepared import batches_of, written
+from tests.prepared import batches_of, write_shards, written
 from tests.toy import random_sequences
 
 SEQUENCES = random_sequences(num_users=20, num_items=30)
@@ -52,6 +53,27 @@ def test_only_the_latest_events_of_a_heavy_user_are_held():
         user.add(np.array([range(start, start + 4), [0] * 4]))
         assert sum(piece.shape[1] for piece in user._pieces) <= 24
     assert user.events()[0].tolist() == list(range(990, 1000)) and user.seen == 1000
+
+
+@pytest.mark.parametrize("batch", [1, 3, 9])
+def test_the_latest_events_are_those_up_to_the_first_of_the_test_part(batch):
+    parts = np.array([0, 0, 0, 1, 2, 2, 2, 2, 2])
+    user = User(0, "u", 3)
+    for start in range(0, 9, batch):
+        user.add(np.array([range(start, start + batch), parts[start : start + batch]]))
+    assert [values.tolist() for values in user.events()] == [[2, 3, 4], [0, 1, 2]]
+    assert (user.seen, user.after_test) == (5, 4)
+
+
+def test_a_user_with_many_events_in_the_test_part_is_trained_on_and_asked_about(tmp_path):
+    """And the manifest describes what is written."""
+    many = Sequences("many", np.array(["u"], object), np.arange(260) % 30 + 1, np.array([0, 260]), SEQUENCES.catalog)
+    manifest = write_shards(many, tmp_path / "data", parts=np.repeat([0, 2], [200, 60]), max_events=50)
+    (shard,) = (shard for shard in manifest["shards"] if shard["users"])
+    assert (shard["training_users"], shard["test_users"], manifest["events"]) == (1, 1, 50)
+    assert manifest["dropped"] == {"after a user's first event of the test part": 59, "beyond a user's latest 50": 151}
+    assert manifest["training_lengths"] == [[49, 1]] and manifest["activity"]["most"] == 50
+    assert "after_test" not in shard
 
 
 @pytest.mark.parametrize(
@@ -124,6 +146,14 @@ def test_leftovers_of_dead_runs_go_and_those_of_living_ones_stay(tmp_path):
     with partial_folder(tmp_path / "data", overwrite=True) as alive, partial_folder(tmp_path / "other", overwrite=True):
         with partial_folder(tmp_path / "data", overwrite=True):
             assert alive.is_dir() and not dead.exists()
+
+
+def test_leftovers_go_whatever_letters_the_name_has(tmp_path):
+    (tmp_path / ".d[1].partial-dead").mkdir()
+    (tmp_path / ".d1.partial-other").mkdir()
+    with partial_folder(tmp_path / "d[1]", overwrite=True):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".d1.partial-other", "d[1]"]
 
 
 def test_of_two_runs_with_one_output_the_first_to_end_wins(tmp_path):

@@ -90,6 +90,7 @@ def test_a_drop_within_the_limit_passes_and_beyond_fails():
     ("changes", "name"),
     [
         ({"popularity": {"NDCG@20": 0.191}}, "model: validation NDCG@20 against popularity, relative"),
+        ({"popularity": {"NDCG@20": 0.19}}, "model: validation NDCG@20 against popularity, relative"),
         ({"parity": {"users": 1, "score_difference": 0.002, "other_items": 0}}, "export: largest difference of a score from the model's"),
         ({"parity": {"users": 1, "score_difference": None, "other_items": 0}}, "export: largest difference of a score from the model's"),
         ({"parity": {"users": 1, "score_difference": 0.0, "other_items": 1}}, "export: items that the model would not answer"),
@@ -97,6 +98,13 @@ def test_a_drop_within_the_limit_passes_and_beyond_fails():
 )
 def test_each_fault_of_the_model_fails_its_own_check(changes, name):
     assert failed(on_model(Limits(max_drop=0.1), **changes)) == [name]
+
+
+def test_a_model_that_hits_nothing_is_not_better_than_popularity_that_hits_nothing_either():
+    found = {"new": {"NDCG@20": 0.0}, "popularity": {"NDCG@20": 0.0}, "serving": None}
+    assert failed(on_model(**found)) == ["model: validation NDCG@20 against popularity, relative"]
+    (check,) = (check for check in on_model(**found) if not check.passed)
+    assert (check.bound, check.limit, check.value) == ("more than", 0, 0)
 
 
 def test_a_floor_is_optional():

@@ -3,6 +3,8 @@
 import csv
 import gzip
 import json
+from contextlib import nullcontext
+from importlib.util import find_spec
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +14,7 @@ import pytest
 from elcrec_tf.errors import UserError
 from pipelines.production import memory_log
 from pipelines.production.memory_log import clean_log
-from pipelines.production.preparing import input_files, log_format, since_1970
+from pipelines.production.preparing import SPARK, Preparation, _on_spark, input_files, log_format, since_1970
 
 COLUMNS = ("user", "item", "timestamp")
 
@@ -108,6 +110,18 @@ def test_json_lines_and_parquet(tmp_path):
     assert events == [("3", "a", 1)] and found["rejected"] == {"bad or missing user": 1}
 
 
+def test_what_gzip_has_packed_is_read(tmp_path):
+    log = b'user,item,timestamp\nu,a,1\nu,"b,2\nu,c,3,4\n\xff,d,5\n'
+    plain = cleaned(tmp_path, "log.csv", log, "csv")[:2]
+    assert plain[0]["rows"] == 4 and cleaned(tmp_path, "log.csv.gz", gzip.compress(log), "csv")[:2] == plain
+    lines = b'\xef\xbb\xbf{"user": 1, "item": "a", "timestamp": 5}\n'
+    assert cleaned(tmp_path, "log.jsonl.gz", gzip.compress(lines), "jsonl")[1] == [("1", "a", 5)]
+    assert log_format([tmp_path / "a.CSV.gz", tmp_path / "b.csv"], None) == "csv"
+    for name, form, message in (("cut.csv.gz", "csv", "cut.csv.gz: is not a readable CSV"), ("cut.jsonl.gz", "jsonl", "cannot be read")):
+        with pytest.raises(UserError, match=message):
+            cleaned(tmp_path, name, gzip.compress(log)[:-9], form)
+
+
 def test_dates_are_times_too(tmp_path):
     log = b"user,item,timestamp\nu,a,2024-01-01T00:00:01\nu,b,2024-01-01 00:00:02.5\nu,c,1704067203\n"
     found, events, _ = cleaned(tmp_path, "log.csv", log, "csv")
@@ -154,3 +168,23 @@ def test_inputs_are_files_folders_and_globs(tmp_path):
     assert (log_format(files, None), log_format(files, "jsonl")) == ("csv", "jsonl")
     with pytest.raises(UserError, match="--format"):
         log_format([*files, tmp_path / "c.parquet"], None)
+
+
+@pytest.mark.skipif(find_spec("pyspark") is None, reason="needs PySpark")
+def test_spark_gets_the_files_whose_content_is_known(tmp_path, monkeypatch):
+    """A glob may name a folder, too."""
+    from pipelines.prepare import job, session
+
+    (tmp_path / "archive").mkdir()
+    for name in ("[a] b.csv", "archive/old.csv"):
+        (tmp_path / name).write_text("user,item,timestamp\n")
+    asked = []
+    monkeypatch.setattr(session, "spark_session", lambda master, memory: nullcontext())
+    times = {"newest": 1, "unit": "the log's own numbers"}
+    manifest = {"rejects": None, "events": 1, "dropped": {}, "times": times}
+    monkeypatch.setattr(job, "prepare", lambda spark, options, console: asked.append(options) or manifest)
+    source = str(tmp_path / "*")
+    preparation = Preparation(source, "csv", SPARK, COLUMNS, 5, "drop")
+    _on_spark(preparation, input_files(source), tmp_path / "out", None, None)
+    (options,) = asked
+    assert options.paths == [f"file://{tmp_path}/\\[a\\] b.csv"]

@@ -143,6 +143,16 @@ def test_an_error_is_logged_and_the_same_command_goes_on(flags, tmp_path, capsys
         main([*flags, "--input", str(tmp_path / "none")])
 
 
+def test_ctrl_c_is_logged_as_such(flags, tmp_path, monkeypatch):
+    def interrupted(job, console):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipelines.production.__main__._do", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        main(flags)
+    assert "stopped: interrupted; the same command goes on" in (tmp_path / "work" / "run-0001" / "pipeline.log").read_text()
+
+
 def started(flags, until):
     """The command in a process of its own, killed as soon as `until` holds."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
