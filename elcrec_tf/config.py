@@ -36,7 +36,9 @@ class DataConfig(Group):
         metavar="NAME|PATH",
     )
     data_dir: str | None = field(
-        None, "folder to look for named data sets in, and to download them to (default: ~/.cache/elcrec_tf)", metavar="DIR"
+        None,
+        "folder to look for named data sets in, and to download them to (default: ~/.cache/elcrec_tf; of MovieLens ~/tensorflow_datasets)",
+        metavar="DIR",
     )
     format: str = field(
         "auto",

@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     folder = RunFolder(arguments.run_dir)
     config = folder.config()
     given = {name: value for name, value in cli.config_flags(arguments, [DataConfig]).items() if value is not None}
-    sequences = load_dataset(with_flags(config.data, given), config.simulator)
+    sequences = load_dataset(dataclasses.replace(with_flags(config.data, given), item_metadata=None), config.simulator)
     own = _is_own(sequences, folder, config, arguments.dataset) and not (given and folder.fingerprint() is None)
     # What only the training job can measure stays.
     recovery = folder.read_metrics().get("intents", {}).get("recovery") if own else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,7 +79,8 @@ def _approximation(arguments: argparse.Namespace, folder: RunFolder) -> Approxim
     from elcrec_tf.serving.approximate import Approximation
 
     config = folder.config()
-    sequences = load_dataset(config.data, config.simulator).with_catalog(folder.catalog())
+    data = dataclasses.replace(config.data, item_metadata=None)  # the run's catalogue has the titles
+    sequences = load_dataset(data, config.simulator).with_catalog(folder.catalog())
     _, found = histories(sequences, "test", config.model.max_length, most=arguments.index_users, seed=config.train.seed)
     return Approximation(found, arguments.index_recall, arguments.index_lists, arguments.index_probes)
 

@@ -137,6 +137,13 @@ def test_an_inherited_filter_can_be_turned_off(tmp_path):
     assert metrics_files(folder) == ["metrics-other.json"]
 
 
+def test_titles_whose_file_has_moved_are_not_needed(tmp_path):
+    folder, _ = make_run(tmp_path)
+    folder.write_config(folder.config().replace(item_metadata=str(tmp_path / "moved.csv")))
+    assert evaluate.main([str(folder.path)]) == 0
+    assert metrics_files(folder) == ["metrics.json"]
+
+
 def test_popularity_is_that_of_the_data_that_is_evaluated(tmp_path, monkeypatch, capsys):
     """Also where the data has other items than the run; the run itself counted i3 never."""
     seen = []

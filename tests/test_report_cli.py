@@ -189,6 +189,17 @@ def test_a_run_without_its_data_is_refused(broken):
     assert_refused(run, rf"{run.path}: the report needs the data set that the run was made with: {data}: ")
 
 
+def test_titles_come_from_the_run_itself(tmp_path):
+    """Their file has moved since."""
+    data, titles = tmp_path / "shop.txt", tmp_path / "titles.csv"
+    write_log(data)
+    titles.write_text("id,title\n" + "".join(f"<b>{item},Title {item}\n" for item in range(ITEMS)))
+    run = make_run(tmp_path / "run", data, titles)
+    titles.rename(tmp_path / "moved.csv")
+    assert evaluate.main([str(run.path)]) == 0 and report.main([str(run.path)]) == 0
+    assert "Title 7" in (run.path / "report.html").read_text(encoding="utf-8")
+
+
 def test_data_that_has_changed_is_refused(broken):
     run, data = broken
     data.write_text(data.read_text() + "another <b>1 <b>2 <b>3\n")

@@ -98,6 +98,9 @@ def at_least(table: Table, name: str, smallest: float) -> np.ndarray:
             ) from None
     if not _is_number(column.type):
         raise UserError(f"{table.source}: column {name!r} is of type {column.type}; --min-value needs numbers")
+    if column.type in (pa.float16(), pa.float32()):
+        with np.errstate(over="ignore"):  # infinite where the type ends, which is right
+            smallest = float(column.type.to_pandas_dtype()(smallest))  # so that their 4.1, another number than 4.1, passes 4.1
     values = column.cast(pa.float64(), safe=False).to_numpy()  # nulls become NaN, which is not at least anything
     return values >= smallest
 

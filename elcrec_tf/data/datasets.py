@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import re
+import unicodedata
 import urllib.error
 import urllib.request
 from dataclasses import replace
@@ -136,12 +137,13 @@ def _load_file(config: DataConfig) -> AnySequences:
 
 
 def short_name(path: Path) -> str:
-    """A name for the data set of a file or a folder: its own in lower case without a known ending, with letters, digits, `-`, `_` and `.`
-    only; `beauty` for `Beauty.txt`.
+    """A name for the data set of a file or a folder: its own in lower case without a known ending, with letters and digits of any script,
+    `-`, `_` and `.` only; `beauty` for `Beauty.txt`.
     """
     published = {file_name: name for name, (file_name, _) in BENCHMARKS.items()}
     own = path.stem if path.suffix.lower() in _ENDINGS else path.name  # `shop-2024.06` has none
-    return published.get(path.name) or re.sub(r"[^a-z0-9_.]+", "-", own.lower()).strip("-_.") or "dataset"
+    kept = (one if one in "_." or unicodedata.category(one)[0] in "LMN" else "-" for one in unicodedata.normalize("NFC", own.lower()))
+    return published.get(path.name) or re.sub("-+", "-", "".join(kept)).strip("-_.") or "dataset"
 
 
 def _refuse_filter(config: DataConfig) -> None:

@@ -35,9 +35,9 @@ def read_log_events(path: Path, format: str, config: DataConfig) -> Events:  # n
     flags = {config.user_column: "--user-column", config.item_column: "--item-column", config.time_column: "--time-column"}
     if len(flags) < 3:
         raise UserError(f"--user-column, --item-column and --time-column should name three columns. Received: {', '.join(flags)}")
-    if config.filter_column is not None:
-        flags.setdefault(config.filter_column, "--filter-column")
-    return log_events(read_table(path, format, flags), config)
+    column = config.filter_column
+    free_text = () if column is None or column in flags else (column,)
+    return log_events(read_table(path, format, {**flags, **dict.fromkeys(free_text, "--filter-column")}, free_text), config)
 
 
 def log_sequences(table: Table, config: DataConfig, name: str) -> Sequences:
@@ -83,7 +83,7 @@ def read_titles(path: Path) -> dict[str, str]:
     format = file_format(path)  # noqa: A001 - as the flag is called
     if format == "sequences":
         raise UserError(f"{path}: item metadata should be CSV, Parquet or JSON Lines with the columns id and title")
-    table = read_table(path, format, {"id": "the header 'id'", "title": "the header 'title'"})
+    table = read_table(path, format, {"id": "the header 'id'", "title": "the header 'title'"}, free_text=("title",))
     pairs = zip(required_text(table, "id").to_pylist(), text_column(table, "title").to_pylist(), strict=True)
     return {raw: title for raw, title in pairs if title is not None}
 

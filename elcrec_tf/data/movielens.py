@@ -16,6 +16,7 @@ from elcrec_tf.data.interactions import log_sequences
 from elcrec_tf.data.sequences import Sequences
 from elcrec_tf.data.tables import Table
 from elcrec_tf.errors import UserError
+from elcrec_tf.files import expanded
 
 MOVIELENS = {"movielens-100k": "movielens/100k-ratings", "movielens-1m": "movielens/1m-ratings"}
 """MovieLens data sets by name, as tensorflow-datasets calls them."""
@@ -51,8 +52,9 @@ def _read(name: str, data_dir: str | None) -> pa.Table:
         import tensorflow_datasets as tfds
     except ImportError:
         raise UserError(f"{name} needs a package that is not installed: pip install tensorflow-datasets") from None
+    folder = str(expanded(data_dir)) if data_dir else None
     try:
-        builder = tfds.builder(MOVIELENS[name], data_dir=data_dir)
+        builder = tfds.builder(MOVIELENS[name], data_dir=folder)
         if not builder.is_prepared():
             _check_reachable(ARCHIVES[name])
         builder.download_and_prepare()
@@ -61,7 +63,7 @@ def _read(name: str, data_dir: str | None) -> pa.Table:
     except Exception as error:  # what a failed download raises differs from one release to the next
         raise UserError(
             f"{ARCHIVES[name]}: cannot be fetched ({_one_line(error)}); check the network, or let tensorflow-datasets prepare "
-            f"{MOVIELENS[name]} elsewhere and put its folder by hand at {data_dir or '~/tensorflow_datasets'}/{MOVIELENS[name]}"
+            f"{MOVIELENS[name]} elsewhere and put its folder by hand at {folder or '~/tensorflow_datasets'}/{MOVIELENS[name]}"
         ) from error
     # The genres have no fixed length and would not batch; shuffling would make ties in time differ from run to run.
     features = tfds.decode.PartialDecoding(dict.fromkeys(_FEATURES, True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.dataset
+import pyarrow.parquet as pq
 
 from elcrec_tf.errors import UserError
 
@@ -30,6 +31,9 @@ FORMATS = {
 _BLOCK_BYTES = 8 << 20  # a row of a CSV file may not be longer than a block
 _OPEN_QUOTE = "a value goes on over the end of the line; is a quote left open?"
 _JSON_ROWS = 100_000  # rows held as Python objects at a time
+_STRINGS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+_BYTES = (pa.types.is_binary, pa.types.is_large_binary)
+_TIME_UNITS = ("s", "ms", "us", "ns")
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def file_format(path: Path, wanted: str = "auto") -> str:
     if not path.exists():
         raise UserError(f"{path}: there is no such file; check the path")
     if path.is_dir():
-        if wanted in ("auto", "parquet") and any(path.glob("*.parquet")):
+        if wanted in ("auto", "parquet") and parquet_files(path):
             return "parquet"
         raise UserError(f"{path}: is a folder without Parquet files, not a data set; give a file (.txt, .csv, .parquet or .jsonl)")
     if path.stat().st_size == 0:
@@ -86,20 +90,35 @@ def file_format(path: Path, wanted: str = "auto") -> str:
     return FORMATS[path.suffix.lower()]
 
 
-def read_table(path: Path, format: str, flags: Mapping[str, str]) -> Table:  # noqa: A002 - as the flag is called
+def parquet_files(folder: Path) -> list[Path]:
+    """The Parquet files of a folder, in the order of their names. Hidden ones and markers, `_SUCCESS` say, are none."""
+    found = [path for path in folder.glob("*") if FORMATS.get(path.suffix.lower()) == "parquet"]
+    return sorted(path for path in found if not path.name.startswith((".", "_")))
+
+
+def read_table(
+    path: Path,
+    format: str,  # noqa: A002 - as the flag is called
+    flags: Mapping[str, str],
+    free_text: Collection[str] = (),
+) -> Table:
     """Read some columns of a file.
 
     Args:
         path: a file, or a folder of Parquet files.
         format: csv, parquet or jsonl.
         flags: name of each column wanted -> what sets that name, for the error when it is missing.
+        free_text: those of them whose values may go over several lines; in the others of a CSV file that is a quote left open.
 
     Raises:
-        UserError: with the file and the line or column, for a missing column, broken encoding, a ragged or unparseable line, no rows.
+        UserError: with the file and the line or column, for a missing column, broken encoding, a ragged or unparseable line, no rows, and
+            Parquet files of one folder whose columns have types that do not go together.
     """
-    reader = {"csv": _read_csv, "parquet": _read_parquet, "jsonl": _read_jsonl}[format]
     try:
-        columns = reader(path, flags)
+        if format == "csv":
+            columns = _read_csv(path, flags, free_text)
+        else:
+            columns = {"parquet": _read_parquet, "jsonl": _read_jsonl}[format](path, flags)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     if columns.num_rows == 0:
@@ -125,15 +144,84 @@ def _check_columns(path: Path, present: Sequence[str], flags: Mapping[str, str],
 
 
 def _read_parquet(path: Path, flags: Mapping[str, str]) -> pa.Table:
+    schemas = {file: _parquet_schema(file) for file in (parquet_files(path) if path.is_dir() else [path])}
+    for file, schema in schemas.items():
+        _check_columns(file, schema.names, flags)
+    found = {name: {file: schema.field(name).type for file, schema in schemas.items()} for name in flags}
+    kinds = {name: _common_type(list(types.values())) for name, types in found.items()}
+    for name, kind in kinds.items():
+        if kind is None:
+            raise _types_differ(name, found[name])
+    # Without a schema all files would be cast to the types of the first.
+    data = pyarrow.dataset.dataset([str(file) for file in schemas], pa.schema(kinds), format="parquet")
     try:
-        files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-        data = pyarrow.dataset.dataset([str(file) for file in files], format="parquet")
-        _check_columns(path, data.schema.names, flags)
-        columns = data.to_table(columns=list(flags))
+        columns = data.to_table()
         columns.validate(full=True)  # text that is not UTF-8 comes through otherwise
         return columns
     except (pa.ArrowException, OSError) as error:  # damaged pages come as OSError
+        for name, types in found.items():
+            if len(set(types.values())) > 1 and (reason := _cast_error(data, name)):
+                raise _types_differ(name, types, reason) from None
         raise UserError(f"{path}: is not a readable Parquet file ({_first_line(error)}); write it again, or set --format") from None
+
+
+def _parquet_schema(path: Path) -> pa.Schema:
+    try:
+        return pq.read_schema(path)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: is not a readable Parquet file ({_first_line(error)}); write it again, or set --format") from None
+
+
+def _common_type(types: Sequence[pa.DataType]) -> pa.DataType | None:
+    """The type that a column can have in all files with its values meaning in each what they meant there; None where there is none.
+
+    A dictionary counts as what it holds, a column of nothing but nulls as any type. Floats of two widths have none: their decimals, and the
+    ids that they hold exactly, differ.
+    """
+    if len(set(types)) == 1:
+        return types[0]
+    kinds = {kind.value_type if pa.types.is_dictionary(kind) else kind for kind in types if not pa.types.is_null(kind)}
+    if len(kinds) == 1:
+        return kinds.pop()
+    if all(map(pa.types.is_integer, kinds)):
+        return pa.int64()
+    if all(pa.types.is_integer(kind) or pa.types.is_float64(kind) for kind in kinds):
+        return pa.float64()
+    if all(any(test(kind) for test in _STRINGS) for kind in kinds):
+        return pa.string()
+    if all(any(test(kind) for test in (*_STRINGS, *_BYTES)) for kind in kinds):
+        return pa.binary()
+    if all(map(pa.types.is_timestamp, kinds)) and len({kind.tz is None for kind in kinds}) == 1:
+        finest = max((kind.unit for kind in kinds), key=_TIME_UNITS.index)
+        return pa.timestamp(finest, None if kinds.pop().tz is None else "UTC")
+    return None
+
+
+def _cast_error(data: pyarrow.dataset.Dataset, name: str) -> str:
+    """Why a column's values do not all fit the common type; empty where they do."""
+    try:
+        data.to_table(columns=[name])
+    except pa.ArrowInvalid as error:
+        return _first_line(error)
+    except OSError:  # a damaged page
+        pass
+    return ""
+
+
+def _types_differ(name: str, types: Mapping[Path, pa.DataType], reason: str = "") -> UserError:
+    """The error for a column that cannot be read as one; it names the first file, and the first of those that do not go with it.
+
+    Args:
+        name: of the column.
+        types: its types, not all of them alike.
+        reason: why a common type does not do, where there is one.
+    """
+    (first, kind), *others = ((file, kind) for file, kind in types.items() if not pa.types.is_null(kind))
+    other, another = next((file, one) for file, one in others if (one != kind if reason else _common_type([kind, one]) is None))
+    return UserError(
+        f"{other}: column {name!r} is of type {another}, but in {first} of type {kind}, and the two cannot be read as one"
+        f"{reason and f' ({reason})'}; write the files again with one type for all"
+    )
 
 
 def csv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -146,7 +234,7 @@ def csv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
             return
 
 
-def _read_csv(path: Path, flags: Mapping[str, str]) -> pa.Table:
+def _read_csv(path: Path, flags: Mapping[str, str], free_text: Collection[str]) -> pa.Table:
     line, header = next(csv_records(path), (1, []))
     if any("\udc80" <= letter <= "\udcff" for name in header for letter in name):
         raise UserError(f"{path}, line {line}: is not UTF-8; save the file as UTF-8")
@@ -163,11 +251,26 @@ def _read_csv(path: Path, flags: Mapping[str, str]) -> pa.Table:
     except pa.ArrowException as error:
         _explain_csv(path, len(header))
         raise UserError(f"{path}: is not a readable CSV file ({_first_line(error)}); is a quote left open?") from None
+    broken = [name for name in flags if any(pc.any(pc.match_substring(columns[name], end)).as_py() for end in "\r\n")]
     # No id and no time has a line break in it: what does has swallowed other rows, up to the next quote.
-    if any(pc.any(pc.match_substring(column, end)).as_py() for column in columns.columns for end in "\r\n"):
-        line = _broken_line(path, [header.index(name) for name in flags])
-        raise UserError(f"{path}, line {line}: {_OPEN_QUOTE}")
+    strict = [header.index(name) for name in broken if name not in free_text]
+    begins = _broken_line(path, strict) if strict else _open_quote(path) if broken else None
+    if begins is not None:
+        raise UserError(f"{path}, line {begins}: {_OPEN_QUOTE}")
     return columns
+
+
+def _open_quote(path: Path) -> int | None:
+    """The line on which the first record begins with a quote that does not close where a value ends, if any. Arrow takes such records."""
+    begins = 1
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        try:
+            for _ in reader:
+                begins = reader.line_num + 1
+        except csv.Error:
+            return begins
+    return None
 
 
 def _broken_line(path: Path, wanted: Sequence[int]) -> int:

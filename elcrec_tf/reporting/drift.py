@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -45,7 +45,7 @@ class Side:
         catalog = folder.catalog()
         sequences, missing = None, None
         try:
-            sequences = load_dataset(config.data, config.simulator)
+            sequences = load_dataset(replace(config.data, item_metadata=None), config.simulator)
             if folder.fingerprint() not in (None, sequences.fingerprint):
                 sequences, missing = None, f"the data of {config.data.dataset} has changed since the run was made"
             elif list(sequences.catalog.ids) != list(catalog.ids):  # of a run whose fingerprint is not known

@@ -70,7 +70,7 @@ def load_run(path: str, data_dir: str | None = None) -> Run:
 
 
 def _load_data(folder: RunFolder, config: Config, metrics: dict[str, Any], data_dir: str | None) -> Sequences:
-    data = config.data if data_dir is None else dataclasses.replace(config.data, data_dir=data_dir)
+    data = dataclasses.replace(config.data, data_dir=data_dir or config.data.data_dir, item_metadata=None)
     try:
         sequences = in_memory(load_dataset(data, config.simulator), "the report")
     except UserError as error:
@@ -79,4 +79,4 @@ def _load_data(folder: RunFolder, config: Config, metrics: dict[str, Any], data_
         raise UserError(
             f"{folder.path}: the data of {config.data.dataset} has changed since the run was made; the report needs the data of that time"
         )
-    return sequences
+    return dataclasses.replace(sequences, catalog=folder.catalog())  # the same items, with their titles

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -157,7 +158,11 @@ def test_format_may_be_named(tmp_path):
         ("part.v2.parquet", "part.v2"),
         ("shop-2024.06", "shop-2024.06"),
         ("behaviors.tsv", "behaviors"),
-        ("日本.csv", "dataset"),
+        ("Покупки 2024.csv", "покупки-2024"),
+        ("購買.csv", "購買"),
+        ("Cafe\u0301.csv", "caf\u00e9"),  # as macOS writes it
+        ("खरीद.csv", "खरीद"),  # vowels that are marks
+        ("\udcff🛒.csv", "dataset"),
     ],
 )
 def test_short_names_are_safe_for_folders(tmp_path, file, name):
@@ -246,6 +251,15 @@ def test_movielens_without_a_network(tmp_path, monkeypatch):
     monkeypatch.setitem(movielens.ARCHIVES, "movielens-1m", f"{refused_url()}/ml-1m.zip")
     message = "ml-1m.zip: cannot be fetched .*refused.*by hand at .*movielens/1m-ratings"
     fails(message, dataset="movielens-1m", data_dir=str(tmp_path))
+
+
+def test_movielens_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    asked = []
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", SimpleNamespace(builder=lambda name, data_dir: asked.append(data_dir)))
+    for data_dir in ("~/tfds", None):
+        fails(f"by hand at {tmp_path if data_dir else '~'}/t.*/movielens/1m-ratings", dataset="movielens-1m", data_dir=data_dir)
+    assert asked == [f"{tmp_path}/tfds", None]
 
 
 def test_movielens_without_tensorflow_datasets(monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 
 from elcrec_tf.config import DataConfig
 from elcrec_tf.data.interactions import read_log, read_titles
+from elcrec_tf.data.tables import file_format
 from elcrec_tf.errors import UserError
 
 FORMATS = ("csv", "parquet", "jsonl")
@@ -101,6 +102,88 @@ def test_folder_of_parquet_files_is_one_log(tmp_path):
         pq.write_table(pa.table({"user": ["u"], "item": [item], "timestamp": [part]}), tmp_path / f"part-{part}.parquet")
     (tmp_path / "_SUCCESS").touch()
     assert histories(read_log(tmp_path, "parquet", DataConfig(k_core=1), "test")) == {"u": ["a", "b", "c"]}
+
+
+def test_hidden_files_and_markers_of_a_folder_are_no_part_of_the_log(tmp_path):
+    """A write that was killed leaves the first; every ending that a single file may have counts."""
+    for part, name in enumerate((".1234abcd-0.parquet", "a.parquet", "b.pq", "c.PARQUET", "_d.parquet")):
+        pq.write_table(pa.table({"user": ["u"], "item": [name], "timestamp": [part]}), tmp_path / name)
+    assert histories(read_log(tmp_path, "parquet", DataConfig(k_core=1), "test")) == {"u": ["a.parquet", "b.pq", "c.PARQUET"]}
+    for name in ("a.parquet", "b.pq", "c.PARQUET"):
+        (tmp_path / name).unlink()
+    with pytest.raises(UserError, match="is a folder without Parquet files"):
+        file_format(tmp_path)
+
+
+def write_folder(tmp_path, *parts):
+    """A folder of Parquet files `0.parquet`, `1.parquet` and so on, all of user u; items and times count on unless a part has its own."""
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for part, own in enumerate(parts):
+        rows = len(next(iter(own.values())))
+        columns = {
+            "user": ["u"] * rows,
+            "item": [f"{part}-{row}" for row in range(rows)],
+            "timestamp": [10 * part + row for row in range(rows)],
+        }
+        pq.write_table(pa.table({**columns, **own}), folder / f"{part}.parquet")
+    return folder
+
+
+def read_folder(folder, **options):
+    return read_log(folder, "parquet", DataConfig(dataset=str(folder), k_core=1, **options), "test")
+
+
+@pytest.mark.parametrize(
+    ("column", "first", "second", "types"),
+    [
+        ("user", pa.array([1, 2, 3]), pa.array(["007", "7", "0x10"]), "string, but in .*0.parquet of type int64"),
+        ("user", pa.array([1.0, 2.0]), pa.array([1.0, 2.0], pa.float32()), "float, but in .*0.parquet of type double"),
+        ("timestamp", pa.array([1], pa.timestamp("us")), pa.array([2]), r"int64, but in .*0.parquet of type timestamp\[us\]"),
+        ("timestamp", pa.array([1], pa.timestamp("us", "UTC")), pa.array([2], pa.timestamp("us")), r"timestamp\[us\], but in .*UTC"),
+        ("timestamp", pa.array([2**53 + 1]), pa.array([1.5]), "double, but in .*int64, .*Integer value 9007199254740993 not"),
+    ],
+)
+def test_files_whose_types_do_not_go_together_are_refused(tmp_path, column, first, second, types):
+    folder = write_folder(tmp_path, {column: first}, {column: second})
+    with pytest.raises(UserError, match=rf"1.parquet: column '{column}' is of type {types}.*; write the files again with one type"):
+        read_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "ids"),
+    [
+        (pa.array([1, 300], pa.int16()), pa.array([2**53 + 1]), ["1", "300", "9007199254740993"]),
+        (pa.array([1, 2]), pa.array([3.0]), ["1", "2", "3"]),
+        (pa.array(["007", "7"]).dictionary_encode(), pa.array(["é"], pa.large_string()), ["007", "7", "é"]),
+        (pa.array([b"007", b"7"]), pa.array(["é"]), ["007", "7", "é"]),
+    ],
+)
+def test_ids_of_files_with_other_types_stay_as_written(tmp_path, first, second, ids):
+    assert histories(read_folder(write_folder(tmp_path, {"item": first}, {"item": second}))) == {"u": ids}
+
+
+def test_times_of_files_with_other_units_sort_right(tmp_path):
+    seconds, micros = pa.array([1, 3], pa.timestamp("s", "UTC")), pa.array([2_000_000], pa.timestamp("us", "Europe/Berlin"))
+    sequences = read_folder(write_folder(tmp_path, {"timestamp": seconds}, {"timestamp": micros}))
+    assert histories(sequences) == {"u": ["0-0", "1-0", "0-1"]}
+    assert sequences.timestamps.tolist() == [1_000_000, 2_000_000, 3_000_000]
+
+
+def test_every_file_of_a_folder_has_the_filter_column(tmp_path):
+    folder = write_folder(tmp_path, {"rating": [4, 1, 5]}, {"rating": [4.5, 0.5]})
+    kept = read_folder(folder, filter_column="rating", min_value=4.0)
+    assert histories(kept) == {"u": ["0-0", "0-2", "1-0"]}
+    pq.write_table(pa.table({"user": ["u"], "item": ["a"], "timestamp": [99]}), folder / "2.parquet")
+    with pytest.raises(UserError, match="2.parquet: has no column 'rating'; .*--filter-column"):
+        read_folder(folder, filter_column="rating", min_value=4.0)
+
+
+def test_an_unreadable_file_of_a_folder_is_named(tmp_path):
+    folder = write_folder(tmp_path, {"item": ["a", "b", "c"]})
+    (folder / "1.parquet").write_bytes(b"cut off")
+    with pytest.raises(UserError, match="1.parquet: is not a readable Parquet file"):
+        read_folder(folder)
 
 
 # ---- ids
@@ -319,6 +402,13 @@ def test_smallest_value_of_a_column_without_numbers(tmp_path):
     )
 
 
+def test_a_filter_columns_text_may_go_over_lines(tmp_path):
+    path = write_text(tmp_path, "csv", 'user,item,timestamp,note\nu,a,1,buy\nu,b,2,"two\nlines"\nu,c,3,buy\nu,d,4,buy\n')
+    assert histories(read(path, filter_column="note", keep_values=("buy",))) == {"u": ["a", "c", "d"]}
+    path = write_text(tmp_path, "csv", 'user,item,timestamp,note\nu,a,1,buy\nu,b,2,"buy\nu,c,3,buy\nu,d,4,buy\n')
+    fails(path, "log.csv, line 3: .*is a quote left open", filter_column="note", keep_values=("buy",))
+
+
 # ---- faults
 
 
@@ -420,6 +510,16 @@ def test_one_column_in_two_roles(tmp_path):
 def test_titles(tmp_path, format):  # noqa: A002
     columns = {"id": ["1", "2", "3", "1"], "title": ["Heat, the film", None, "Bond", "Heat"], "year": [1995, 1996, 1997, 1998]}
     assert read_titles(write(tmp_path, format, columns)) == {"1": "Heat", "3": "Bond"}
+
+
+def test_titles_may_go_over_lines(tmp_path):
+    assert read_titles(write_text(tmp_path, "csv", 'id,title\na,"Two\nlines"\nb,Plain\n')) == {"a": "Two\nlines", "b": "Plain"}
+
+
+@pytest.mark.parametrize("rest", ["c,Solo\n", 'c,"Solo"\n'])
+def test_a_quote_that_a_title_leaves_open_swallows_no_rows(tmp_path, rest):
+    with pytest.raises(UserError, match="log.csv, line 3: .*is a quote left open"):
+        read_titles(write_text(tmp_path, "csv", f'id,title\na,Heat\nb,"Bond\n{rest}'))
 
 
 def test_titles_with_faults(tmp_path):

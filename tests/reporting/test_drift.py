@@ -154,6 +154,13 @@ def test_typical_items_have_their_titles(runs):
     assert _items({"items": ["a", "b"], "titles": [None, "The B"]}) == "a, b (The B)"
 
 
+def test_titles_whose_file_has_moved_are_not_needed(weights, tmp_path):
+    folder = RunFolder(write_run(tmp_path / "run", *weights))
+    folder.write_config(CONFIG.replace(item_metadata=str(tmp_path / "moved.csv")))
+    side = Side.load(folder.path)
+    assert side.missing is None and side.intent(0)["titles"][0]
+
+
 def test_the_command_writes_json_and_says_what_it_could_not_compare(runs, weights, tmp_path, capsys):
     other = write_run(tmp_path / "changed", *weights)
     data = json.loads((tmp_path / "changed" / "data.json").read_text())

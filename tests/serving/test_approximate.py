@@ -1,4 +1,6 @@
 import json
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -150,6 +152,14 @@ def test_the_command_measures_the_recall_on_the_run_s_users(run, tmp_path, capsy
     assert (index["kind"], index["lists"], index["recall"]["users"]) == ("approximate", 8, 25)
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("approximate index: "))
     assert f"{index['probes']} of 8 lists" in line and f"recall@10 of 25 users: {index['recall']['measured']:.3f} (wanted: 0.8)" in line
+
+
+def test_users_are_sampled_without_the_file_of_titles(run, tmp_path):
+    """It may have moved since the training."""
+    folder = RunFolder(shutil.copytree(run, tmp_path / "run"))
+    folder.write_config(folder.config().replace(item_metadata=str(tmp_path / "moved.csv")))
+    asked = SimpleNamespace(index_users=50, index_recall=0.8, index_lists=8, index_probes=None)
+    assert len(export._approximation(asked, folder).histories) == 50
 
 
 @pytest.mark.parametrize("flags", [["--index", "hnsw"], ["--index-users", "0"], ["--index-probes", "-1"]])
