@@ -59,7 +59,7 @@ def test_metrics_of_shards_have_no_history_lengths(tmp_path, capsys):
     write_shards(load_dataset(folder.config().data), tmp_path / "sharded")
     assert evaluate.main([str(folder.path), "--dataset", str(tmp_path / "sharded")]) == 0
     out = capsys.readouterr().out
-    assert "leave-one-out" in out and "by the events" not in out and "markov" not in out
+    assert "held-out events" in out and "by the events" not in out and "markov" not in out
     metrics = json.loads((folder.path / "metrics-sharded.json").read_text())
     assert metrics["users"] == 3 and "by_history_length" not in metrics
 

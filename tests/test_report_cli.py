@@ -261,7 +261,7 @@ def test_wrong_places_are_refused_at_once(flags, match, tmp_path, monkeypatch):
 
 def test_what_is_not_installed_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "_NEEDED", ("json", "no_such_package"))
-    with pytest.raises(UserError, match=r"the report needs no_such_package: pip install 'elcrec_tf\[report\]'"):
+    with pytest.raises(UserError, match=r"the report needs no_such_package: pip install '\.\[report\]'"):
         report.main([str(tmp_path)])
 
 

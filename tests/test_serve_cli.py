@@ -183,5 +183,5 @@ def test_it_waits_for_the_first_version(tmp_path):
 def test_without_grpc_it_says_what_to_install(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "grpc", None)
     monkeypatch.delitem(sys.modules, "elcrec_tf.serving.server", raising=False)
-    with pytest.raises(UserError, match=r'the server needs gRPC .*pip install "elcrec_tf\[serve\]"'):
+    with pytest.raises(UserError, match=r'the server needs gRPC .*pip install "\.\[serve\]"'):
         main([str(folder)])

@@ -41,7 +41,7 @@ def test_it_reports_the_recovery_of_planted_intents_for_both_forms(finished):
 
 def test_it_shows_progress_results_and_the_next_command_without_start_up_noise(finished):
     folder, done = finished
-    assert "epoch   1/1" in done.stderr and "leave-one-out" in done.stderr
+    assert "epoch   1/1" in done.stderr and "held-out events" in done.stderr
     assert f"{cli.command('recommend')} {folder / 'model'} --history" in done.stderr
     for noise in ("oneDNN", "cuda", "absl", "Warning", "WARNING"):
         assert noise not in done.stderr

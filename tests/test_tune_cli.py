@@ -188,7 +188,7 @@ def test_the_newest_search_is_resumed(tmp_path):
 def test_a_missing_package_is_one_line(monkeypatch, missing):
     find = tune.importlib.util.find_spec
     monkeypatch.setattr(tune.importlib.util, "find_spec", lambda name: None if name == missing else find(name))
-    with pytest.raises(UserError, match=rf'a search needs {missing}, not installed here; pip install "elcrec_tf\[tune\]"'):
+    with pytest.raises(UserError, match=rf'a search needs {missing}, not installed here; pip install "\.\[tune\]"'):
         tune.main([])
 
 
