@@ -149,9 +149,10 @@ class SearchTuner(keras_tuner.Tuner):
             done = f"trial {trial.trial_id} ends: {self._metric} {score:.4f} after {seconds:.0f} s"
             self._say(f"{done}; best so far {best.score:.4f} (trial {best.trial_id})")
         self._reasons.append(reason)
-        # A search that goes on, or another worker, may have trials that are done.
-        none_done = all(one.status != "COMPLETED" for one in self.oracle.get_best_trials(1))
-        if reason is not None and self._reasons == [reason] * _HOPELESS and none_done:
+        if reason is None or self._reasons != [reason] * _HOPELESS:
+            return
+        # What these are the first of: a search that goes on, or another worker, may have trials that are done.
+        if all(one.status != "COMPLETED" for one in self.oracle.get_best_trials(1)):
             raise UserError(f"the first {_HOPELESS} trials all failed for the same reason: {reason}")
 
     def _say(self, line: str) -> None:
