@@ -18,6 +18,7 @@ from pipelines.prepare import events as steps
 from pipelines.prepare.folder import partial_folder
 from pipelines.prepare.manifest import CATALOG, REJECTS, write_manifest
 from pipelines.prepare.options import PrepareOptions
+from pipelines.prepare.reading import read_rows
 from pipelines.prepare.writing import RESULT_SCHEMA, RejectWriter, ShardWriter
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def prepare(spark: SparkSession, options: PrepareOptions, console: Console) -> d
     output = Path(options.output).absolute()
     earlier = _earlier_catalog(options.catalog)
     with partial_folder(output, options.overwrite) as folder:
-        rows = steps.read_rows(spark, options)
+        rows = read_rows(spark, options)
         form = steps.time_form(rows)
         part = steps.parts(form, options)
         good, rejects = steps.split_rejects(rows, form)
