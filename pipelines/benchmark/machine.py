@@ -42,7 +42,8 @@ def summary(machine: dict[str, Any]) -> str:
     accelerators = ", ".join(machine["accelerators"]) or "no accelerator"
     versions = ", ".join(f"{name} {machine[name]}" for name in ("python", *_PACKAGES) if name in machine)
     memory = machine["memory_bytes"] / 2**30
-    return f"{machine['cores']} cores of {machine['processor']}{flags}, {memory:.0f} GiB, {accelerators}; {machine['system']}; {versions}"
+    cores = "1 core" if machine["cores"] == 1 else f"{machine['cores']} cores"
+    return f"{cores} of {machine['processor']}{flags}, {memory:.0f} GiB, {accelerators}; {machine['system']}; {versions}"
 
 
 def usable_cores() -> int:

@@ -78,7 +78,8 @@ def _machine(row: Row) -> str:
     machine, software = row["machine"], row["versions"]
     accelerators = ", ".join(machine["accelerators"]) or "no accelerator"
     flags = f" ({' '.join(machine['flags'])})" if machine.get("flags") else ""  # older rows do not say
-    text = f"{machine['cores']} cores of {machine['processor']}{flags}, {machine['memory_bytes'] / 2**30:.0f} GiB, {accelerators}"
+    cores = "1 core" if machine["cores"] == 1 else f"{machine['cores']} cores"
+    text = f"{cores} of {machine['processor']}{flags}, {machine['memory_bytes'] / 2**30:.0f} GiB, {accelerators}"
     return f"{text}, {', '.join(f'{name} {version}' for name, version in software.items())}"
 
 
