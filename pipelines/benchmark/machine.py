@@ -38,12 +38,16 @@ def describe(devices: list[str]) -> dict[str, Any]:
 
 def summary(machine: dict[str, Any]) -> str:
     """One line of `describe`."""
-    flags = f" ({' '.join(machine['flags'])})" if machine["flags"] else ""
-    accelerators = ", ".join(machine["accelerators"]) or "no accelerator"
     versions = ", ".join(f"{name} {machine[name]}" for name in ("python", *_PACKAGES) if name in machine)
-    memory = machine["memory_bytes"] / 2**30
+    return f"{hardware(machine)}; {machine['system']}; {versions}"
+
+
+def hardware(machine: dict[str, Any]) -> str:
+    """Cores, processor, memory and accelerators of `describe`; of older records too, which have no `flags`."""
     cores = "1 core" if machine["cores"] == 1 else f"{machine['cores']} cores"
-    return f"{cores} of {machine['processor']}{flags}, {memory:.0f} GiB, {accelerators}; {machine['system']}; {versions}"
+    flags = f" ({' '.join(machine['flags'])})" if machine.get("flags") else ""
+    accelerators = ", ".join(machine["accelerators"]) or "no accelerator"
+    return f"{cores} of {machine['processor']}{flags}, {machine['memory_bytes'] / 2**30:.0f} GiB, {accelerators}"
 
 
 def usable_cores() -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from elcrec_tf import cli
 from elcrec_tf.errors import UserError
+from pipelines.benchmark.machine import hardware
 from pipelines.reproduce.flags import PROGRAM, make_parser
 
 if TYPE_CHECKING:
@@ -75,12 +76,8 @@ def _write(scene: Scene, variants: list[Variant], command: str, console: Console
 
 
 def _machine(row: Row) -> str:
-    machine, software = row["machine"], row["versions"]
-    accelerators = ", ".join(machine["accelerators"]) or "no accelerator"
-    flags = f" ({' '.join(machine['flags'])})" if machine.get("flags") else ""  # older rows do not say
-    cores = "1 core" if machine["cores"] == 1 else f"{machine['cores']} cores"
-    text = f"{cores} of {machine['processor']}{flags}, {machine['memory_bytes'] / 2**30:.0f} GiB, {accelerators}"
-    return f"{text}, {', '.join(f'{name} {version}' for name, version in software.items())}"
+    software = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
+    return f"{hardware(row['machine'])}, {software}"
 
 
 if __name__ == "__main__":
